@@ -1,0 +1,49 @@
+# `make` lists the targets. Everything is installed into .venv and nothing outside this folder is changed.
+# PYTHON=python3.12 chooses the interpreter; otherwise the first of python3, python3.14 ... python3.11 that is new enough.
+
+PYTHON ?=
+PY     := .venv/bin/python
+READY  := .venv/.set-up-done$(if $(PYTHON),-$(notdir $(PYTHON)))
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+.PHONY: help setup demo test test-slow lint bench-loader bench-throughput bench-start clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## */\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-17s %s\n' "$$name" "$$text"; done
+
+setup: $(READY)  ## install everything into .venv; at once when it is up to date
+
+$(READY): requirements.txt setup.cfg pyproject.toml .ci/setup
+	@PYTHON='$(PYTHON)' bash .ci/setup $(READY)
+
+demo: setup  ## the digits study and its figures, about a minute on two cores
+	@$(PY) -m harness.launch --local
+	@$(PY) -m analysis.plots runs/digits
+	@echo
+	@echo 'figures, table and the CSV behind them:'
+	@ls -d runs/digits/figures/*
+
+test: setup  ## the fast tests and those of the repository's shape
+	@$(PY) -m pytest -q -m 'not slow and not slurm'
+
+test-slow: setup  ## kills, resumes, several ranks: minutes
+	@$(PY) -m pytest -q -m 'slow and not slurm'
+
+lint: setup  ## ruff and mypy
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+bench-loader: setup  ## images/s of the cache and batched augmentation against DataLoader and PIL
+	@$(PY) benchmarks/loader.py
+
+bench-throughput: setup  ## trials per hour against submitit alone and a hand-written loop
+	@$(PY) benchmarks/throughput.py
+
+bench-start: setup  ## seconds from the command to the first training step
+	@$(PY) benchmarks/start.py
+
+clean:  ## remove .venv and caches; studies (runs/) and data (data/) stay
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find harness jobs analysis tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,205 @@
+"""From a study's folder to checked tables: finding the folder, reading the Parquet files, and what their metadata say.
+
+Errors, all caught in `analysis.plots` only:
+
+    AnalysisError        a study that cannot be found, read or drawn; its text says what, where and what to do next
+
+pandas and pyarrow are imported inside `load`, so that a misspelt name is answered at once.
+"""
+
+import difflib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+SCHEMA = 1
+"""The version of the tables' schema that this floor reads."""
+TRIALS, EPOCHS = "trials.parquet", "epochs.parquet"
+TRIAL_COLUMNS = ("study", "trial_id", "variant", "seed", "status", "epoch")
+EPOCH_COLUMNS = ("trial_id", "epoch")
+STATUSES = ("done", "infeasible", "failed", "lost", "unfinished")
+REBUILD = "`python -m harness.launch GRID`, with the grid of this study, writes it again from the trial folders; nothing trained is lost"
+
+
+class AnalysisError(Exception):
+    """A study that cannot be found, read or drawn."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """A study's tables and what its files' metadata say of it."""
+
+    folder: Path
+    name: str
+    trials: "pd.DataFrame"
+    """One row for each trial, as harness/tables.py wrote it. Metrics are fractions."""
+    epochs: "pd.DataFrame"
+    """One row for each trial and epoch; no rows when the study has no such file."""
+    metric: str
+    mode: str
+    """"max" when more of the metric is better, "min" when less is."""
+    select: str
+    """"best_val" or "last": which epoch's row is a trial's result."""
+    seeds: tuple[int, ...]
+    variants: tuple[str, ...]
+    """In the order of the grid."""
+    reference: str
+    """The variant that the others are compared with."""
+    compared: tuple[str, ...]
+    """Names of the parameters that differ between variants."""
+    chance: float | None
+    """What guessing gets in an accuracy, where that is one number for the whole study."""
+
+    def done(self) -> "pd.DataFrame":
+        """The finished trials, one for each variant and seed.
+
+        Raises:
+            AnalysisError: none is finished, or a variant has several trials of one seed, which are no replicates of each other.
+        """
+        done = self.trials[self.trials["status"] == "done"]
+        if done.empty:
+            raise AnalysisError(f"{self.name}: none of its {self.counts()}. Nothing can be drawn yet; "
+                                "`python -m harness.launch GRID` goes on with it")
+        twice = done[done.duplicated(["variant", "seed"])]
+        if not twice.empty:
+            row = twice.iloc[0]
+            raise AnalysisError(f"{self.name}: variant \"{row['variant']}\" has several finished trials of seed {row['seed']}; trials with "
+                                "different tuned values are no replicates, so a mean over them would mislead")
+        return done
+
+    def counts(self) -> str:
+        """How many trials there are and how they ended: "52 of 60 trials finished; 5 infeasible, 3 failed"."""
+        found = self.trials["status"].value_counts()
+        others = [s for s in STATUSES if s in found.index and s != "done"] + sorted(s for s in found.index if s not in STATUSES)
+        text = f"{int(found.get('done', 0))} of {plural(len(self.trials), 'trial')} finished"
+        return text + ("; " + ", ".join(f"{found[s]} {s}" for s in others) if others else "")
+
+    def selection(self) -> str:
+        """The rule that chose each trial's epoch, in words."""
+        extreme = "lowest" if self.mode == "min" else "highest"
+        return "a trial's values are those of " + (
+            "its last epoch" if self.select == "last" else f"its epoch with the {extreme} {self.metric}")
+
+    def headline(self) -> tuple[str, str]:
+        """The column that variants are compared by and its direction: `test_acc` where the test split was opened, else the metric."""
+        if "test_acc" in self.trials and self.trials["test_acc"].notna().any():
+            return "test_acc", "max"
+        return self.metric, self.mode
+
+
+def plural(n: int, noun: str) -> str:
+    """"1 seed", "3 seeds"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def nearest(word: str, valid: Sequence[str]) -> str:
+    """The end of a message about an unknown name: the nearest valid one and the list (the first 20 of a long one)."""
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    more = f", … ({len(valid)} in all)" if len(valid) > 20 else ""
+    return (f"; did you mean `{close[0]}`?" if close else "") + f" (there are: {', '.join(valid[:20])}{more})"
+
+
+def find_study(word: str | None, runs: Path) -> Path:
+    """The folder of a study: a folder as given, a name under `runs`, or for None the study whose trials table is the newest.
+
+    Raises:
+        AnalysisError: there is no such study, or no study at all.
+    """
+    if word is not None:
+        for folder in (runs / word, Path(word)):
+            if folder.is_dir():
+                return folder
+        if Path(word).is_file() and Path(word).parent.is_dir() and word.endswith((".parquet", ".toml")):
+            raise AnalysisError(f"{word} is a file; give the study's name or its folder, e.g. {Path(word).parent}")
+    found = sorted(p.name for p in runs.iterdir() if (p / "grid.toml").exists() or (p / TRIALS).exists()) if runs.is_dir() else []
+    if not found:
+        asked = f"no study \"{word}\": " if word is not None else ""
+        raise AnalysisError(f"{asked}there are no studies in {runs}. `python -m harness.launch --local` makes a first one there; "
+                            "--runs DIR names another folder")
+    if word is not None:
+        raise AnalysisError(f'no study "{word}" in {runs}{nearest(word, found)}')
+    tables = [runs / name / TRIALS for name in found if (runs / name / TRIALS).exists()]
+    if not tables:
+        raise AnalysisError(f"the studies in {runs} ({', '.join(found[:20])}) have no {TRIALS} yet; `python -m harness.launch GRID` "
+                            "writes it as trials end")
+    return max(tables, key=lambda path: path.stat().st_mtime_ns).parent
+
+
+def load(folder: Path) -> Study:
+    """Reads and checks a study's tables. A missing epochs table gives an empty one.
+
+    Raises:
+        AnalysisError: no trials table, a file that is cut short or not ours, an unknown schema version, or a column that is missing.
+    """
+    import pandas as pd
+
+    if not (folder / TRIALS).exists():
+        raise AnalysisError(f"{folder} has no {TRIALS} yet; `python -m harness.launch GRID` writes it as trials end")
+    trials, about = _read(folder / TRIALS)
+    metric = str(about.get("metric", "val_acc"))
+    _check_columns(folder / TRIALS, trials, (*TRIAL_COLUMNS, metric))
+    if trials.empty:
+        raise AnalysisError(f"{folder / TRIALS} holds no trial yet; `python -m harness.launch GRID` goes on with the study")
+    epochs = pd.DataFrame(columns=[*EPOCH_COLUMNS, metric])
+    if (folder / EPOCHS).exists():
+        epochs, _ = _read(folder / EPOCHS)
+        _check_columns(folder / EPOCHS, epochs, EPOCH_COLUMNS)
+    present = [str(v) for v in trials["variant"].unique()]
+    variants = [v for v in map(str, about.get("variants") or []) if v in present]
+    variants += [v for v in present if v not in variants]
+    chance = about.get("chance")
+    reference = str(about.get("reference") or variants[0])
+    return Study(
+        folder=folder, name=str(about.get("study") or folder.name), trials=trials, epochs=epochs, metric=metric,
+        mode=str(about.get("mode", "max")), select=str(about.get("select", "best_val")), seeds=tuple(about.get("seeds") or ()),
+        variants=tuple(variants), reference=reference,
+        compared=tuple(n for n in map(str, about.get("compared") or []) if f"param_{n}" in trials.columns),
+        chance=float(chance) if isinstance(chance, (int, float)) and math.isfinite(chance) else None)
+
+
+def _read(path: Path) -> tuple["pd.DataFrame", dict[str, Any]]:
+    """One of our Parquet files, its pages' checksums verified, and the JSON of its metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # ParquetFile reads this one file; read_table would take a folder of that name, or the names around it, for a data set
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read()
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise AnalysisError(f"{path} cannot be read: it is cut short or no Parquet file ({reason}). {REBUILD}") from error
+    try:
+        about = json.loads((table.schema.metadata or {})[b"harness"])
+        version = about["schema"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise AnalysisError(f"{path} was not written by this harness: its metadata has no readable key \"harness\" with a schema "
+                            "version") from error
+    if version != SCHEMA:
+        raise AnalysisError(f"{path} has schema version {version}; this code reads version {SCHEMA}. Use the checkout that wrote it, or "
+                            "let `python -m harness.launch GRID` of this checkout write it again")
+    return _to_pandas(table), about
+
+
+def _to_pandas(table: "pa.Table") -> "pd.DataFrame":
+    """pandas with whole numbers and truth values kept as such where some are missing (plain pandas makes them floats and objects)."""
+    import pandas as pd
+    import pyarrow as pa
+
+    kinds: dict[Any, Any] = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    frame: pd.DataFrame = table.to_pandas(types_mapper=kinds.get, ignore_metadata=True)
+    return frame
+
+
+def _check_columns(path: Path, frame: "pd.DataFrame", needed: Sequence[str]) -> None:
+    missing = [name for name in needed if name not in frame.columns]
+    if missing:
+        raise AnalysisError(f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)} "
+                            f"(it has: {', '.join(map(str, frame.columns))}). {REBUILD}")

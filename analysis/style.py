@@ -1,0 +1,177 @@
+"""How figures look and how they are saved: sizes, colours, labels that keep apart, captions, PNG + PDF + the CSV behind them.
+
+Nothing global: no pyplot, no `plt.style`; what matplotlib reads while drawing is set inside `context()` only.
+"""
+
+import io
+import os
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from analysis import stats
+
+WIDTH_IN = 7.0
+"""Width of a figure over both columns of a paper, inches."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9")
+"""Okabe and Ito's colours for colour-blind readers, in the order in which neighbours differ most; the pink made darker."""
+ACCENT, INK, MUTED, FAINT = "#0072B2", "#222222", "#6b6b6b", "#cfcfcf"
+PNG_DPI = 200
+_RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans", "font.size": 8, "axes.labelsize": 8.5, "axes.titlesize": 8.5, "xtick.labelsize": 8, "ytick.labelsize": 8,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.edgecolor": MUTED, "axes.labelcolor": INK,
+    "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "xtick.major.width": 0.7, "ytick.major.width": 0.7, "xtick.major.size": 3, "ytick.major.size": 3,
+    "axes.grid": True, "grid.color": "#ececec", "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.solid_capstyle": "round",
+    # names hold $ and _ as they are; Type 42 fonts keep the text of a PDF searchable and are what journals accept
+    "text.parse_math": False, "pdf.fonttype": 42, "figure.facecolor": "white", "savefig.facecolor": "white",
+}
+
+
+@contextmanager
+def context() -> Iterator[None]:
+    """Our settings while a figure is made and saved; matplotlib's own ones come back afterwards."""
+    settings: Any = _RC  # typed as the literal names of all settings
+    with mpl.rc_context(settings):
+        yield
+
+
+def new_figure() -> Figure:
+    """An empty figure that lays itself out; what draws on it sets its size."""
+    figure = Figure(figsize=(WIDTH_IN, 3.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def colours(variants: Sequence[str]) -> dict[str, str]:
+    """One colour for each variant, or one for all where there are more variants than colours that stay apart."""
+    many = len(variants) > len(COLOURS)
+    return {v: ACCENT if many else COLOURS[i] for i, v in enumerate(variants)}
+
+
+def wrap(text: str, width: int, *, lines: int = 4) -> str:
+    """The text on lines of at most `width` characters, broken after spaces and after / , _ : -; an ellipsis ends what is too long."""
+    clean = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    pieces = [p[i:i + width] for p in re.findall(r"[^\s/,_:-]*[\s/,_:-]?", clean) for i in range(0, len(p), width)]
+    out = [""]
+    for piece in pieces:
+        if len((out[-1] + piece).rstrip()) > width:
+            out.append("")
+        out[-1] += piece
+    out = [line.strip() for line in out]
+    return "\n".join(out if len(out) <= lines else [*out[:lines - 1], out[lines - 1][:width - 1] + "…"])
+
+
+def axis_label(metric: str) -> str:
+    """The label of a metric's axis, with its unit."""
+    return f"{stats.words(metric)} (%)" if stats.is_share(metric) else stats.words(metric)
+
+
+def tick_format(metric: str) -> FuncFormatter:
+    """Ticks of a metric's axis: shares in percent, others plain, also on a logarithmic axis."""
+    factor = 100.0 if stats.is_share(metric) else 1.0
+    return FuncFormatter(lambda value, _: f"{round(factor * value, 9):g}".replace("-", "−"))
+
+
+def round_ticks(*, most: int = 5, whole: bool = False) -> MaxNLocator:
+    """At most about that many ticks at multiples of 1, 2 or 5 (of 2.5 too unless they are whole)."""
+    return MaxNLocator(nbins=most, steps=[1, 2, 5, 10] if whole else [1, 2, 2.5, 5, 10], integer=whole, min_n_ticks=1)
+
+
+def caption(figure: Figure, text: str) -> None:
+    """A note under the panels, wrapped to the figure's width; the panels make room for it."""
+    width_in, height_in = figure.get_size_inches()
+    lines = textwrap.wrap(text.replace(" %", "\u00a0%"), int(width_in * 19.5))
+    room_in = 0.12 + 0.142 * len(lines)
+    note = figure.text(0.1 / width_in, 0.06 / height_in, "\n".join(lines), fontsize=7, color=MUTED, va="bottom", linespacing=1.35)
+    note.set_in_layout(False)
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(0.0, room_in / height_in, 1.0, 1.0 - room_in / height_in))
+
+
+def spread(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """Centres near the wanted ones for labels of these heights so that none overlap, in the same order from low to high.
+
+    Positions are fractions of the axes' height; labels stay inside 0 to 1 where all of them fit. Labels that collide become one
+    block around their mean, and blocks merge until none collide.
+    """
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    room = sum(heights) <= 1
+
+    def height(members: list[int]) -> float:
+        return sum(heights[j] for j in members)
+
+    def inside(centre: float, members: list[int]) -> float:
+        return min(max(centre, height(members) / 2), 1 - height(members) / 2) if room else centre
+
+    blocks: list[tuple[float, list[int]]] = []  # (centre, members from low to high)
+    for i in order:
+        blocks.append((inside(wanted[i], [i]), [i]))
+        while len(blocks) > 1:
+            (low_at, low), (high_at, high) = blocks[-2:]
+            if high_at - low_at >= height(low + high) / 2 - 1e-12:
+                break
+            centre = (low_at * len(low) + high_at * len(high)) / (len(low) + len(high))
+            blocks[-2:] = [(inside(centre, low + high), low + high)]
+    out = [0.0] * len(wanted)
+    for centre, members in blocks:
+        at = centre - height(members) / 2
+        for j in members:
+            out[j] = at + heights[j] / 2
+            at += heights[j]
+    return out
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Writes a name at the right of the axes for each line that ends at (x, y), thin leaders from the end to the name.
+
+    `ends` holds (x, y, text, colour), the text wrapped already. To be called when limits and sizes are final.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    drawn = [axes.text(1.06, 0.5, t, transform=axes.transAxes, color=c, va="center", ha="left", linespacing=1.05) for _, _, t, c in ends]
+    figure.draw_without_rendering()  # the layout gives the axes their height, and the texts theirs
+    axes_px = axes.get_window_extent().height
+    heights = [(t.get_window_extent().height + 3) / axes_px for t in drawn]
+    wanted = [float(axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[1]) for x, y, _, _ in ends]
+    for text, at, (x, y, _, colour) in zip(drawn, spread(wanted, heights), ends, strict=True):
+        text.set_y(at)
+        axes.annotate("", xy=(x, y), xycoords="data", xytext=(1.045, at), textcoords="axes fraction", annotation_clip=False,
+                      arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.7, "ls": ":", "shrinkA": 0, "shrinkB": 3})
+
+
+def write_whole(path: Path, data: bytes) -> Path:
+    """Writes a file aside and renames it into place, so that a reader sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(data)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def save(figure: Figure, folder: Path, name: str, table: pd.DataFrame) -> list[Path]:
+    """Writes NAME.png, NAME.pdf and NAME.csv (the table the figure was drawn from); the same study gives the same bytes."""
+    paths = []
+    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, dpi=PNG_DPI, metadata=metadata)
+        paths.append(write_whole(folder / f"{name}.{kind}", buffer.getvalue()))
+    return [*paths, write_whole(folder / f"{name}.csv", csv(table))]
+
+
+def csv(table: pd.DataFrame) -> bytes:
+    """A table as UTF-8 CSV; missing values are empty."""
+    return table.to_csv(index=False).encode("utf-8")

@@ -1,0 +1,141 @@
+"""How a launch is shown: a live table in a terminal, one timestamped line per event elsewhere (nohup, a log, a pipe)."""
+
+import statistics
+import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TextIO
+
+from harness.estimate import duration
+from harness.plan import Plan
+from harness.store import PlannedTrial
+
+if TYPE_CHECKING:
+    from harness.study import Launch
+
+HEARTBEAT_S = 300.0
+ORDER = ("done", "infeasible", "failed", "lost", "running", "queued", "pending")
+ENDED = ("done", "infeasible", "failed", "lost")
+
+
+class Board:
+    """What is known of a study while it runs: read once for each trial that ends."""
+
+    def __init__(self) -> None:
+        self.trials: dict[str, PlannedTrial] = {}
+        self.values: dict[str, float] = {}
+        self.ended: dict[str, str] = {}
+        self.at_start: int | None = None
+
+    def take(self, launch: "Launch", now: Plan) -> list[str]:
+        """Reads what has ended since the last call; returns those trials."""
+        if not self.trials:
+            self.trials = {trial.id: trial for trial in launch.store.trials()}
+        fresh = [trial for trial, status in now.status.items() if status in ENDED and trial not in self.ended]
+        for trial in fresh:
+            self.ended[trial] = now.status[trial]
+            result = launch.store.result(trial)
+            if result and result["status"] == "done" and result["epoch"]:
+                self.values[trial] = result["rows"][result["epoch"] - 1][launch.grid.metric]
+        if self.at_start is None:
+            self.at_start = len(self.ended)
+        return fresh
+
+    def left_s(self, launch: "Launch") -> float | None:
+        """Seconds until all is done at the pace of this launch; None before anything has ended."""
+        done = len(self.ended) - (self.at_start or 0)
+        if not done:
+            return None
+        return (time.monotonic() - launch.started) / done * (len(self.trials) - len(self.ended))
+
+    def by_variant(self, launch: "Launch") -> list[tuple[str, Counter[str], list[float]]]:
+        """(variant, trials by status, metric of the done ones) in the grid's order."""
+        rows = {variant.name: (Counter[str](), list[float]()) for variant in launch.grid.variants}
+        for trial in self.trials.values():
+            counter, values = rows.setdefault(trial.variant, (Counter(), []))
+            counter[self.ended.get(trial.id, "left")] += 1
+            values += [self.values[trial.id]] if trial.id in self.values else []
+        return [(name, *row) for name, row in rows.items()]
+
+
+def headline(launch: "Launch", now: Plan, board: Board) -> str:
+    """The study in one line: counts, time gone, time left."""
+    counts = "  ".join(f"{status} {count}" for status in ORDER if (count := now.count(status)))
+    left = board.left_s(launch)
+    ahead = f", about {duration(left)} left" if left and not now.over else ""
+    return f"{launch.grid.name}  {counts}  {duration(time.monotonic() - launch.started)}{ahead}"
+
+
+class PlainDisplay:
+    """Timestamped lines."""
+
+    def __init__(self, out: TextIO | None = None):
+        self.out, self.board, self.spoke = out or sys.stdout, Board(), 0.0
+
+    def update(self, launch: "Launch", now: Plan) -> None:
+        """A line for each trial that ended, and a sign of life every five minutes."""
+        first = not self.board.trials
+        for trial_id in self.board.take(launch, now):
+            if not first:
+                trial = self.board.trials[trial_id]
+                value = f"  {launch.grid.metric} {self.board.values[trial_id]:.4f}" if trial_id in self.board.values else ""
+                ended = f"[{len(self.board.ended)}/{len(self.board.trials)}]"
+                self.note(f"{ended} {now.status[trial_id]}  {trial.variant}  seed {trial.seed}{value}")
+        if first or time.monotonic() - self.spoke > HEARTBEAT_S:
+            self.note(headline(launch, now, self.board))
+
+    def note(self, text: str) -> None:
+        """One line."""
+        self.spoke = time.monotonic()
+        print(f"{time.strftime('%H:%M:%S')}  {text}", file=self.out, flush=True)
+
+    def close(self) -> None:
+        """Nothing to put back."""
+
+
+class LiveDisplay:
+    """A table that is drawn anew in place."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.board = Board()
+        self.live = Live(console=Console(), refresh_per_second=4, transient=False)
+        self.live.start()
+
+    def update(self, launch: "Launch", now: Plan) -> None:
+        """Draws the table."""
+        self.board.take(launch, now)
+        self.live.update(self._table(launch, now))
+
+    def note(self, text: str) -> None:
+        """A line above the table."""
+        self.live.console.print(text, highlight=False, markup=False)
+
+    def close(self) -> None:
+        """Leaves the last table on the screen."""
+        self.live.stop()
+
+    def _table(self, launch: "Launch", now: Plan) -> Any:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("variant", overflow="ellipsis", no_wrap=True, max_width=48)
+        table.add_column("trials", justify="right", no_wrap=True)
+        table.add_column("", width=16)
+        table.add_column(f"{launch.grid.metric}, mean", justify="right", no_wrap=True)
+        table.add_column("sd over seeds", justify="right", no_wrap=True)
+        table.add_column("", style="red", no_wrap=True)
+        for name, counter, values in self.board.by_variant(launch):
+            total = sum(counter.values())
+            ended = total - counter["left"]
+            mean = f"{statistics.mean(values):.4f}" if values else ""
+            spread = f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
+            bad = "  ".join(f"{counter[status]} {status}" for status in ("infeasible", "failed", "lost") if counter[status])
+            table.add_row(Text(name), f"{ended}/{total}", ProgressBar(total=total, completed=ended, width=16), mean, spread, bad)
+        state = "  stopping: trials keep their progress …" if launch.stopping else ""
+        return Group(Text(headline(launch, now, self.board) + state, style="bold"), table)

@@ -1,0 +1,133 @@
+"""Writing so that a kill at any moment leaves the old or the new, never half: the only module that creates files of a study.
+
+What is published once (`publish`) is written aside, flushed, and linked to its name: the first writer wins, on NFS too, and a
+link whose answer was lost is recognised by the link count. What is rebuilt (`replace`) is renamed over the old one.
+"""
+
+import errno
+import itertools
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from jobs.failpoint import failpoint
+
+_counter = itertools.count()
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def to_json(value: Any) -> bytes:
+    """Canonical JSON: sorted keys, no spaces, shortest floats, one line. Equal values give equal bytes.
+
+    Raises:
+        ValueError: NaN or infinity, which JSON has no word for.
+    """
+    return (json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path) -> Any:
+    """The content of a published JSON file, or None when there is no such file."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def publish(path: Path, data: bytes, *, step: str) -> bool:
+    """Creates `path` with `data` unless it is there already; whether this call created it.
+
+    Args:
+        step: name of this commit for `jobs.failpoint`: it may die at `step`.written and `step`.linked.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    aside = _write_aside(path, data)
+    failpoint(f"{step}.written")
+    try:
+        os.link(aside, path)
+        won = True
+    except FileExistsError:
+        won = aside.stat().st_nlink == 2  # our link did succeed and the answer was lost on the way
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            aside.unlink(missing_ok=True)
+            raise
+        won = _publish_without_links(path, aside)
+    failpoint(f"{step}.linked")
+    aside.unlink(missing_ok=True)
+    _sync(path.parent)
+    return won
+
+
+def replace(path: Path, data: bytes, *, step: str) -> None:
+    """Puts `data` at `path` whole, over what was there.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; the old file is untouched.
+    """
+    aside = _write_aside(path, data)
+    failpoint(f"{step}.written")
+    aside.replace(path)
+    failpoint(f"{step}.linked")
+    _sync(path.parent)
+
+
+def create_log(path: Path) -> int | None:
+    """A new file opened for appending, or None when another process created it first."""
+    try:
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return None
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The events of an append-only JSON-lines file. A torn last line, left by a kill or a full disk, is passed over."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    events = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
+
+
+def _write_aside(path: Path, data: bytes) -> Path:
+    aside = path.with_name(f".{path.name}.{socket.gethostname()[:40]}-{os.getpid()}-{next(_counter)}.tmp")
+    try:
+        with aside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    return aside
+
+
+def _publish_without_links(path: Path, aside: Path) -> bool:
+    """For file systems without hard links: whoever creates the claim may rename. A claim whose owner died leaves no file behind it,
+    and whoever comes later with the same bytes finishes the work."""
+    claim = create_log(path.with_name(f".{path.name}.claim"))
+    if claim is not None:
+        os.close(claim)
+    if path.exists():
+        return False
+    aside.replace(path)
+    return True
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

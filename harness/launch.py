@@ -1,0 +1,163 @@
+"""Launches a study, or goes on with it: the same command does both.
+
+    python -m harness.launch --local                                  # grids/digits.toml, on this machine
+    python -m harness.launch grids/caltech_transfer.toml --dry-run    # what would run, what it needs, what it costs
+    python -m harness.launch grids/digits.toml --local --set epochs=2 --study-dir /tmp/try
+"""
+
+import argparse
+import errno
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness import command
+from harness.errors import HarnessError, StudyError, UsageError
+
+DEFAULT_GRID = Path("grids/digits.toml")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = command.Parser(prog="python -m harness.launch", description="Launch a study, or go on with it.", epilog=(
+        "exit status: 0 all trials have a result, 1 some failed or are lost, 2 a mistake in the grid or the command, 130 interrupted"))
+    options.add_argument("grid", nargs="?", type=Path, metavar="GRID", help=f"TOML file (default with --local: {DEFAULT_GRID})")
+    options.add_argument("--local", action="store_true", help="run on this machine instead of Slurm")
+    options.add_argument("--dry-run", action="store_true", help="show what would run, what is missing and what it costs; submit nothing")
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                         help="change a key of the grid for this study: epochs=2, study.seeds=[0,1]")
+    options.add_argument("--study-dir", type=Path, metavar="DIR", help="the study folder (default: runs/<name of the study>)")
+    options.add_argument("--update-grid", action="store_true", help="let a changed grid replace the one this study was begun with")
+    options.add_argument("--update-code", action="store_true", help="let changed code run what has not run yet")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    return command.run(lambda: _main(parser().parse_args(arguments)))
+
+
+def _main(options: argparse.Namespace) -> int:
+    from harness.grid import read_grid
+
+    if options.grid is None and not (options.local or options.dry_run):
+        raise UsageError("name a grid, or use --local for the digits demo: python -m harness.launch grids/digits.toml")
+    path = options.grid or DEFAULT_GRID
+    grid = read_grid(path, overrides=options.overrides)
+    for section in ("tune", "search", "confirm"):
+        if getattr(grid, section):
+            if options.dry_run:
+                print(f"note: [{section}] is checked but not run yet: searching over tuned parameters comes in a later version.")
+                continue
+            raise UsageError(f"{path} asks for a search ([{section}]), which this version checks but cannot run yet; "
+                             "compare fixed values with [compare] or [[variant]] instead")
+    root = options.study_dir or Path("runs") / grid.name
+    if options.dry_run:
+        from harness.dry_run import show
+
+        return show(grid, root, grid_path=path, local=options.local)
+    if not options.local:
+        raise UsageError(no_slurm())
+    return launch(grid, root, grid_path=path, command_line=again(options, path), update_grid=options.update_grid, update_code=options.update_code)
+
+
+def no_slurm() -> str:
+    """Why nothing can be submitted to Slurm."""
+    if shutil.which("sbatch") is None:
+        return "no Slurm here (sbatch is not on the PATH); add --local to run on this machine"
+    return "running on Slurm comes in a later version; add --local to run on this machine"
+
+
+def launch(grid: Any, root: Path, *, grid_path: Path, command_line: str, update_grid: bool = False, update_code: bool = False) -> int:
+    """Runs a study on this machine until it is over or interrupted; returns the exit status.
+
+    Raises:
+        StudyError, MissingData: nothing was submitted; the text says what to do.
+    """
+    from harness.display import LiveDisplay, PlainDisplay
+    from harness.store import Store
+    from harness.study import Launch, changes
+    from jobs.data import data_folder
+
+    store = Store(root)
+    frozen = store.frozen_grid()
+    if frozen is not None and not update_grid and (difference := changes(frozen, grid)):
+        raise StudyError(f"this grid differs from the one {root} was begun with:\n{difference}\n"
+                         f"keep both: {command_line} --study-dir {root}-2\n"
+                         f"or let the new one replace it, keeping finished trials that are in both: {command_line} --update-grid")
+    display = LiveDisplay() if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else PlainDisplay()
+    run = Launch(store, grid, grid_path=grid_path, data=data_folder(), display=display, update_grid=update_grid, update_code=update_code)
+    interrupts = _Interrupts(run, display)
+    try:
+        with interrupts:
+            now = run.run()
+    except OSError as error:
+        raise _disk_error(error, root) from error
+    finally:
+        display.close()
+    return _close(run, now, command_line)
+
+
+def _close(run: Any, now: Any, command_line: str) -> int:
+    """The last lines: what came of it, and the next command."""
+    root = os.path.relpath(run.store.root)
+    if run.stopping and not now.over:
+        print(f"\nstopped; {now.count('done', 'infeasible')} of {len(now.status)} trials have a result, the others keep their progress\n"
+              f"go on: {command_line}")
+        return 130
+    bad = [trial for trial, status in now.status.items() if status in ("failed", "lost")]
+    print(f"\nresults: {root}/trials.parquet  epochs.parquet  attempts.parquet\nfigures: python -m analysis.plots {root}")
+    for trial in bad[:5]:
+        attempts = run.store.scan([trial])[trial].attempts
+        reason = attempts[-1].error or "its process was killed each time, before it finished an epoch"
+        print(f"{now.status[trial]}: {trial}  {reason}\n  log: {os.path.relpath(run.store.attempt_log(trial, len(attempts) - 1))}")
+    if len(bad) > 5:
+        print(f"and {len(bad) - 5} more; attempts.parquet has the cause of each")
+    return 1 if bad else 0
+
+
+class _Interrupts:
+    """The first Ctrl-C (or SIGTERM) lets trials keep their progress, the second ends at once."""
+
+    def __init__(self, run: Any, display: Any):
+        self.run, self.display = run, display
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.before[number] = signal.signal(number, self._handle)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.run.stopping:
+            raise KeyboardInterrupt
+        self.run.stopping = True
+
+
+def _disk_error(error: OSError, root: Path) -> HarnessError:
+    """What a full or read-only disk means for the study."""
+    where = error.filename or root
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StudyError(f"no space left at {where}; nothing that was finished is lost: free some space and give the same command again")
+    return StudyError(f"cannot use {where}: {error.strerror or error}; nothing that was finished is lost")
+
+
+def again(options: argparse.Namespace, grid: Path) -> str:
+    """The command that goes on with this study."""
+    import shlex
+
+    words = ["python", "-m", "harness.launch", str(grid), *(["--local"] if options.local else [])]
+    for override in options.overrides:
+        words += ["--set", override]
+    words += ["--study-dir", str(options.study_dir)] if options.study_dir else []
+    return shlex.join(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""Runs workers on this machine through submitit's local executor, with slots of our own on top.
+
+submitit alone starts every job at once, gives each the same GPU, and takes process ids of the past for jobs of today; so it is
+used to start a worker and nothing else: how many run, on which GPUs, and whether they live is decided here and read from the study
+folder.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness import worker
+from harness.grid import Local
+from harness.store import Store
+
+FOREVER_MIN = 60 * 24 * 365
+"""submitit's local jobs end after two minutes unless told otherwise."""
+
+
+class LocalExecutor:
+    """Starts workers on this machine and knows the ones it started."""
+
+    def __init__(self, store: Store, local: Local):
+        self.store, self.local = store, local
+        self.gpus = _gpus() if local.gpus_per_trial else []
+        self._jobs: dict[str, Any] = {}
+
+    @property
+    def gpus_per_worker(self) -> int:
+        """GPUs that one trial gets: as the grid says, or one for each rank where there are GPUs."""
+        wanted = self.local.ranks if self.local.gpus_per_trial < 0 else self.local.gpus_per_trial
+        return wanted if len(self.gpus) >= wanted else 0
+
+    @property
+    def slots(self) -> int:
+        """How many workers fit on this machine at once, at least one."""
+        fit = available_cpus() // max(self.local.cpus_per_trial, self.local.ranks)
+        if self.gpus_per_worker:
+            fit = len(self.gpus) // self.gpus_per_worker
+        return max(1, min(fit, self.local.running) if self.local.running else fit)
+
+    def assign_gpus(self, workers: int, taken: list[list[int]]) -> list[list[int]]:
+        """The GPUs of each new worker, none that a living worker has."""
+        busy = {gpu for gpus in taken for gpu in gpus}
+        free = [gpu for gpu in self.gpus if gpu not in busy]
+        each = self.gpus_per_worker
+        return [free[place * each:(place + 1) * each] for place in range(workers)]
+
+    def submit(self, batch: int, place: int, *, code: Path, gpus: list[int]) -> None:
+        """Starts one worker that sees these GPUs."""
+        import submitit
+
+        executor = submitit.LocalExecutor(folder=self.store.submitit_folder)
+        executor.update_parameters(timeout_min=FOREVER_MIN, tasks_per_node=1, gpus_per_node=len(gpus), visible_gpus=gpus)
+        with _environment(self.local, code), _without_ctrl_c():
+            job = executor.submit(worker.main, str(self.store.root), batch, place)
+        job._cancel_at_deletion = False
+        self._jobs[f"{batch:03d}-{place}"] = job
+
+    def started(self, name: str) -> bool:
+        """Whether this launcher started the worker."""
+        return name in self._jobs
+
+    def ended(self, name: str) -> bool:
+        """Whether a worker that this launcher started has ended; true for one it does not know."""
+        job = self._jobs.get(name)
+        return job is None or job._process.poll() is not None
+
+    def last_words(self, name: str) -> str:
+        """The end of what a worker printed before it died."""
+        job = self._jobs.get(name)
+        path = job.paths.stderr if job else None
+        return path.read_text(errors="replace")[-2000:].strip() if path and path.exists() else "(it printed nothing)"
+
+    @staticmethod
+    def stop(who: dict[str, Any]) -> None:
+        """Asks a worker to keep its progress and end."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(who["pid"], signal.SIGTERM)
+
+
+def available_cpus() -> int:
+    """CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _gpus() -> list[int]:
+    """Numbers of the GPUs this process may use, without importing torch."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [int(gpu) for gpu in visible.split(",") if gpu.strip().isdigit()]
+    if not (command := shutil.which("nvidia-smi")):
+        return []
+    asked = subprocess.run([command, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False)
+    return [int(gpu) for gpu in asked.stdout.split()] if asked.returncode == 0 else []
+
+
+@contextlib.contextmanager
+def _environment(local: Local, code: Path) -> Iterator[None]:
+    """The variables a worker starts with: the study's own source first, and as many threads as the trial may use."""
+    threads = str(max(1, local.cpus_per_trial // local.ranks))
+    ours = {"PYTHONPATH": os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")])), "PYTHONSAFEPATH": "1",
+            "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """A child started inside ignores Ctrl-C in the terminal it shares with us; the launcher stops it in its own way."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,272 @@
+"""The study folder: the one owner of its paths and files. State is what is on disk; nothing is kept twice.
+
+    runs/<study>/
+      grid.toml env.json          the frozen grid; packages and the study's nonce
+      code/<digest>/              the source that workers import
+      launcher/000001.json        who launches; the highest number holds the study, until its process is gone
+      waves/000.json              what was proposed, in order, and which results had been told when it was asked
+      weights/<sha256>.pt         weights taken over from an earlier study
+      submit/000.json             a batch, before it is submitted: trials with the attempt each may make
+      submit/000-1.json           the worker that took place 1 of batch 0, or a launcher's note that nobody may
+      trials/<trial_id>/          config.json a000.jsonl a000.log checkpoint-*.pt selected.pt result.json
+      submitit/                   submitit's own files; never the truth
+      trials.parquet epochs.parquet attempts.parquet
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import files
+from harness.errors import StudyError
+from harness.plan import Attempt, Batch, TrialState
+from jobs.failpoint import failpoint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedTrial:
+    """One line of a wave: everything a worker must know of a trial."""
+
+    id: str
+    variant: str
+    seed: int
+    wave: int
+    config: dict[str, Any]
+
+
+class Store:
+    """Paths, reads and commits of one study."""
+
+    def __init__(self, root: Path):
+        self.root = root.absolute()
+
+    # --- paths ---------------------------------------------------------------------------------------------------------------
+
+    @property
+    def grid_file(self) -> Path:
+        """The frozen grid."""
+        return self.root / "grid.toml"
+
+    @property
+    def env_file(self) -> Path:
+        """Nonce and environment, written once."""
+        return self.root / "env.json"
+
+    @property
+    def submitit_folder(self) -> Path:
+        """Where submitit keeps its pickles and logs; nobody but us may write there."""
+        return self.root / "submitit"
+
+    def code_folder(self, digest: str) -> Path:
+        """A snapshot of the source."""
+        return self.root / "code" / digest
+
+    def trial_folder(self, trial_id: str) -> Path:
+        """Everything of one trial."""
+        return self.root / "trials" / trial_id
+
+    def attempt_file(self, trial_id: str, attempt: int) -> Path:
+        """The events of one attempt; creating it is the right to make it."""
+        return self.trial_folder(trial_id) / f"a{attempt:03d}.jsonl"
+
+    def attempt_log(self, trial_id: str, attempt: int) -> Path:
+        """What the attempt printed."""
+        return self.trial_folder(trial_id) / f"a{attempt:03d}.log"
+
+    def selected_weights(self, trial_id: str) -> Path:
+        """The state dict of the trial's selected epoch."""
+        return self.trial_folder(trial_id) / "selected.pt"
+
+    def weights_file(self, digest: str) -> Path:
+        """Weights taken over from an earlier study, by SHA-256."""
+        return self.root / "weights" / f"{digest}.pt"
+
+    def table_file(self, table: str) -> Path:
+        """`trials`, `epochs` or `attempts`."""
+        return self.root / f"{table}.parquet"
+
+    # --- making a study ------------------------------------------------------------------------------------------------------
+
+    def create_folders(self) -> None:
+        """Makes the study folder and its parts.
+
+        Raises:
+            StudyError: the place cannot be written; nothing was changed.
+        """
+        try:
+            for name in ("code", "launcher", "waves", "weights", "submit", "trials", "submitit"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            self.submitit_folder.chmod(0o700)
+        except OSError as error:
+            raise StudyError(f"cannot make the study folder {self.root}: {error.strerror or error}; "
+                             "choose another place with --study-dir DIR") from error
+
+    def frozen_grid(self) -> str | None:
+        """The text of the frozen grid, None when there is no study yet."""
+        try:
+            return self.grid_file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def freeze_grid(self, text: str, *, step: str = "grid") -> None:
+        """Makes `text` the study's grid."""
+        files.replace(self.grid_file, text.encode(), step=step)
+
+    def environment(self) -> dict[str, Any]:
+        """env.json, empty before it is written."""
+        return files.read_json(self.env_file) or {}
+
+    def write_environment(self, environment: dict[str, Any]) -> None:
+        """Writes env.json once; a second call changes nothing."""
+        files.publish(self.env_file, files.to_json(environment), step="env")
+
+    # --- waves ---------------------------------------------------------------------------------------------------------------
+
+    def write_wave(self, wave: int, trials: list[PlannedTrial], told: list[str]) -> None:
+        """Records what was proposed; the first wins."""
+        content = {"wave": wave, "told": told, "trials": [
+            {"id": t.id, "variant": t.variant, "seed": t.seed, "config": t.config} for t in trials]}
+        files.publish(self.root / "waves" / f"{wave:03d}.json", files.to_json(content), step="wave")
+
+    def replace_wave(self, wave: int, trials: list[PlannedTrial]) -> None:
+        """Writes a wave of a grid that was changed on purpose."""
+        content = {"wave": wave, "told": [], "trials": [
+            {"id": t.id, "variant": t.variant, "seed": t.seed, "config": t.config} for t in trials]}
+        files.replace(self.root / "waves" / f"{wave:03d}.json", files.to_json(content), step="wave")
+
+    def trials(self) -> list[PlannedTrial]:
+        """All trials of all waves, in order."""
+        found = []
+        for path in sorted((self.root / "waves").glob("[0-9]*.json")):
+            content = files.read_json(path)
+            found += [PlannedTrial(wave=content["wave"], **line) for line in content["trials"]]
+        return found
+
+    # --- who launches --------------------------------------------------------------------------------------------------------
+
+    def launchers(self) -> list[dict[str, Any]]:
+        """Everybody who ever launched this study, oldest first."""
+        return [files.read_json(path) for path in sorted((self.root / "launcher").glob("[0-9]*.json"))]
+
+    def take_over(self, number: int, who: dict[str, Any]) -> bool:
+        """Becomes launcher `number`; false when somebody else did so first."""
+        return files.publish(self.root / "launcher" / f"{number:06d}.json", files.to_json(who), step="launcher")
+
+    # --- batches and workers -------------------------------------------------------------------------------------------------
+
+    def write_batch(self, batch: Batch) -> bool:
+        """Records the intent to submit a batch; false when its number is taken."""
+        content = {"workers": batch.workers, "trials": batch.trials, **batch.settings}
+        return files.publish(self._batch_file(batch.number), files.to_json(content), step="batch")
+
+    def batches(self) -> list[Batch]:
+        """All batches ever intended, with the workers that took their places (None: nobody did yet)."""
+        found = []
+        for path in sorted((self.root / "submit").glob("[0-9]*.json")):
+            if "-" in path.stem:
+                continue
+            found.append(self.batch(int(path.stem)))
+        return found
+
+    def batch(self, number: int) -> Batch:
+        """One batch."""
+        content = files.read_json(self._batch_file(number))
+        workers, trials = content.pop("workers"), content.pop("trials")
+        claims = [files.read_json(self._claim_file(number, place)) for place in range(workers)]
+        return Batch(number=number, workers=workers, trials=[(t, a) for t, a in trials], settings=content, claims=claims)
+
+    def claim_place(self, batch: int, place: int, who: dict[str, Any]) -> bool:
+        """Takes a worker's place in a batch; false when it is taken, or nobody may take it any more."""
+        return files.publish(self._claim_file(batch, place), files.to_json(who), step="claim")
+
+    def _batch_file(self, number: int) -> Path:
+        return self.root / "submit" / f"{number:03d}.json"
+
+    def _claim_file(self, number: int, place: int) -> Path:
+        return self.root / "submit" / f"{number:03d}-{place}.json"
+
+    # --- trials and attempts -------------------------------------------------------------------------------------------------
+
+    def begin_attempt(self, trial: PlannedTrial, attempt: int, request: dict[str, Any]) -> "AttemptLog | None":
+        """Creates the attempt's file, which is the right to make the attempt; None when somebody else has it, or a result is there.
+
+        Args:
+            request: what `jobs.config.Trial` needs besides config and seed.
+        """
+        folder = self.trial_folder(trial.id)
+        folder.mkdir(exist_ok=True)
+        if (folder / "result.json").exists():
+            return None
+        if not (folder / "config.json").exists():
+            from harness.identity import HASH_VERSION
+            described = {"hash_version": HASH_VERSION, "variant": trial.variant, "config": trial.config, "seed": trial.seed, **request}
+            files.publish(folder / "config.json", files.to_json(described), step="config")
+        handle = files.create_log(self.attempt_file(trial.id, attempt))
+        failpoint("attempt.created")
+        return None if handle is None else AttemptLog(handle)
+
+    def newer_attempt(self, trial_id: str, attempt: int) -> bool:
+        """Whether an attempt after `attempt` has begun: then this one must write nothing more."""
+        return self.attempt_file(trial_id, attempt + 1).exists()
+
+    def publish_result(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Publishes the trial's result; the first wins, and a later one has the same bytes."""
+        return files.publish(self.trial_folder(trial_id) / "result.json", files.to_json(result), step="result")
+
+    def result(self, trial_id: str) -> dict[str, Any] | None:
+        """The trial's result, None when it has none."""
+        return files.read_json(self.trial_folder(trial_id) / "result.json")
+
+    def attempts(self, trial_id: str) -> Iterator[list[dict[str, Any]]]:
+        """The events of each attempt, oldest first."""
+        number = 0
+        while (path := self.attempt_file(trial_id, number)).exists():
+            yield files.read_log(path)
+            number += 1
+
+    def scan(self, trial_ids: list[str]) -> dict[str, TrialState]:
+        """What the disk says of each trial."""
+        return {trial_id: self._state(trial_id) for trial_id in trial_ids}
+
+    def _state(self, trial_id: str) -> TrialState:
+        folder = self.trial_folder(trial_id)
+        try:
+            names = {entry.name for entry in os.scandir(folder)}
+        except FileNotFoundError:
+            return TrialState()
+        if "result.json" in names:
+            result = files.read_json(folder / "result.json")
+            return TrialState(result=result["status"])
+        return TrialState(attempts=tuple(_summary(events) for events in self.attempts(trial_id)))
+
+
+class AttemptLog:
+    """Appends events to an attempt's file. Its one writer is the worker that created it."""
+
+    def __init__(self, handle: int):
+        self._handle = handle
+
+    def write(self, event: dict[str, Any], *, durable: bool = False) -> None:
+        """Appends one event. A full disk loses the event, not the training: what counts is in the checkpoint and in the result."""
+        try:
+            os.write(self._handle, (json.dumps(event, separators=(",", ":")) + "\n").encode())
+            if durable:
+                os.fsync(self._handle)
+        except OSError as error:
+            print(f"could not record {event.get('event')}: {error.strerror}", flush=True)
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._handle)
+
+
+def _summary(events: list[dict[str, Any]]) -> Attempt:
+    """An attempt as planning sees it."""
+    start = next((e for e in events if e["event"] == "start"), {})
+    end = next((e for e in events if e["event"] == "end"), None)
+    epochs = [e["epoch"] for e in events if e["event"] == "epoch"]
+    return Attempt(worker=start.get("worker", ""), cause=end["cause"] if end else None, error=end.get("error") if end else None,
+                   epochs=len(epochs), last_epoch=max(epochs, default=0))

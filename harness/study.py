@@ -1,0 +1,282 @@
+"""Launching a study: read the disk, see who is alive, decide (`harness.plan`), do it, until nothing is left.
+
+Nothing is remembered that is not on disk. A launcher killed at any line and started again goes on, with nothing lost and nothing run
+twice: a batch is written down before it is submitted, a worker takes its place in it by creating a file, a trial's attempt is made by
+whoever creates the attempt's file, and a result is published once.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness import needs, processes, snapshot, tables
+from harness.errors import MissingData, StudyError
+from harness.grid import Grid, parse_grid
+from harness.identity import trial_id
+from harness.local import LocalExecutor
+from harness.plan import Batch, Plan, TrialState, plan
+from harness.store import PlannedTrial, Store
+from jobs.config import Config
+
+BUILT_IN_JOB = "jobs.train:run"
+SHORTEST_LOOK_S = 0.2
+"""Pause between two looks at the disk; longer when a look takes long, so that looking stays below a tenth of the time."""
+COMPACT_EVERY_S = 30.0
+DEAD_STARTS = 3
+"""Workers in a row that may die before they take their place; then the launch ends with what the last one printed."""
+
+
+class Display(Protocol):
+    """Who is shown how it goes."""
+
+    def update(self, launch: "Launch", now: Plan) -> None:
+        """Shows the state after a look."""
+
+    def note(self, text: str) -> None:
+        """Says one thing that happened."""
+
+
+def plan_trials(grid: Grid, digests: dict[tuple[str, int], str] | None = None) -> list[PlannedTrial]:
+    """All trials of a grid in order: variant by variant, seed by seed.
+
+    Args:
+        digests: (weights, seed) -> SHA-256, for weights that come from an earlier study.
+    """
+    trials = []
+    for variant in grid.variants:
+        values = grid.config_values(variant)
+        for seed in grid.seeds:
+            if grid.job is None:
+                config = Config.from_dict(values)
+                digest = (digests or {}).get((config.weights, seed), "")
+                config = dataclasses.replace(config, weights_digest=digest)
+                full, inactive = config.as_dict(), config.inactive()
+            else:
+                full, inactive = values, frozenset[str]()
+            trials.append(PlannedTrial(id=trial_id(full, seed, inactive), variant=variant.name, seed=seed, wave=0, config=full))
+    return trials
+
+
+def source_digests(grid: Grid, store: Store) -> dict[tuple[str, int], str]:
+    """(weights, seed) -> SHA-256 of the weights that come from an earlier study beside `store`; what is not finished is left out."""
+    digests = {}
+    for weights in _earlier_studies(grid):
+        source = Store(store.root.parent / weights.removeprefix("study:"))
+        for seed in grid.seeds:
+            if trial := needs.source_of(source, seed=seed):
+                digests[weights, seed] = hashlib.sha256(source.selected_weights(trial).read_bytes()).hexdigest()
+    return digests
+
+
+def _earlier_studies(grid: Grid) -> list[str]:
+    """The values "study:NAME" of `weights` in a grid."""
+    names = {str(grid.config_values(variant).get("weights", "none")) for variant in grid.variants} if grid.job is None else set()
+    return sorted(name for name in names if name.startswith("study:"))
+
+
+class Launch:
+    """One launcher on one study."""
+
+    def __init__(self, store: Store, grid: Grid, *, grid_path: Path, data: Path, display: Display, update_grid: bool = False,
+                 update_code: bool = False):
+        self.store, self.grid, self.grid_path, self.data, self.display = store, grid, grid_path, data.absolute(), display
+        self.update_grid, self.update_code = update_grid, update_code
+        self.executor = LocalExecutor(store, grid.local)
+        self.stopping = False
+        self.started = time.monotonic()
+        self._finished: dict[str, TrialState] = {}
+        self._dead_starts = 0
+        self._code = ""
+        self._weights_files: dict[str, str] = {}
+
+    def run(self) -> Plan:
+        """Goes on with the study until nothing is left, or until `stopping` and all workers have kept their progress.
+
+        Raises:
+            StudyError: another launcher holds the study; the grid differs from the frozen one; workers die before they begin.
+            MissingData: something must be staged first; nothing was submitted.
+            OSError: the disk is full; nothing finished is lost.
+        """
+        self._prepare()
+        trials = self.store.trials()
+        compacted_at, compacted = time.monotonic(), -1
+        while True:
+            looked = time.monotonic()
+            living = self._living()
+            now = plan([t.id for t in trials], self._scan(trials), living=living, slots=self.executor.slots)
+            self.display.update(self, now)
+            done = len(trials) - now.count("running", "queued", "pending")
+            if now.over or (self.stopping and not living):
+                break
+            if self.stopping:
+                self._stop_workers()
+            elif now.workers:
+                self._submit(now, living)
+            if done != compacted and time.monotonic() - compacted_at > COMPACT_EVERY_S:
+                self.compact(now, living)
+                compacted_at, compacted = time.monotonic(), done
+            time.sleep(max(SHORTEST_LOOK_S, 10 * (time.monotonic() - looked)))
+        self.compact(now, {})
+        return now
+
+    def compact(self, now: Plan, living: dict[str, Batch | None]) -> None:
+        """Writes the tables as things stand."""
+        ended = {trial: status for trial, status in now.status.items() if status in ("failed", "lost")}
+        tables.compact(self.store, self.grid, living=frozenset(living), states=ended)
+
+    # --- before the first look ---------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Takes hold of the study and freezes everything that is decided before the first trial; every step may be repeated."""
+        store, grid = self.store, self.grid
+        trials = plan_trials(grid, source_digests(grid, store))
+        if grid.job is None and (gone := needs.missing((t.config for t in trials), data=self.data, runs=store.root.parent, grid=self.grid_path)):
+            raise MissingData(missing_text(gone))
+        store.create_folders()
+        self._hold()
+        if store.frozen_grid() is None or self.update_grid:
+            store.freeze_grid(grid.text)
+        self._choose_code()
+        self._take_over_weights()
+        if self.update_grid:
+            store.replace_wave(0, trials)
+        store.write_wave(0, trials, told=[])
+        planned = store.trials()
+        if [t.id for t in planned] != [t.id for t in trials]:
+            raise StudyError(f"{store.root} was planned with other trials than this grid and this version make now (a default or an earlier "
+                             "study's weights changed): start anew with --study-dir DIR, or take the new plan with --update-grid; "
+                             "finished trials that are in both are kept")
+        self._weights_files = self._files_of_weights(planned)
+
+    def _choose_code(self) -> None:
+        """The snapshot that workers import: the study's own, or today's source for a new study and with --update-code."""
+        source = snapshot.Source.of_this_process(self.grid.job.run if self.grid.job else None)
+        self.store.write_environment(snapshot.environment(source))
+        batches = self.store.batches()
+        self._code = batches[-1].settings["code"] if batches else self.store.environment()["code"]
+        if self._code != source.digest and self.store.code_folder(self._code).exists() and not self.update_code:
+            self.display.note(f"the code has changed since this study began; its workers go on with the study's own copy, "
+                              f"{self.store.code_folder(self._code)} (--update-code takes today's for what has not run yet)")
+            return
+        self._code = source.digest
+        source.copy_into(self.store)
+
+    def _hold(self) -> None:
+        """Becomes the study's launcher, if no other is alive."""
+        launchers = self.store.launchers()
+        me = {**processes.this_process(), "since": time.time()}
+        if launchers:
+            holder = launchers[-1]
+            alive = processes.is_alive(holder)
+            if alive or alive is None:
+                since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+                where = f"process {holder['pid']} on {holder['host']}"
+                end = ("end it there with Ctrl-C first" if alive else
+                       f"if that host is gone, remove {self.store.root / 'launcher'} and launch again")
+                raise StudyError(f"study {self.grid.name} is being launched by {where} since {since}; {end}")
+        if not self.store.take_over(len(launchers) + 1, me):
+            raise StudyError(f"another launcher took hold of study {self.grid.name} at the same moment; look at it with the same command later")
+
+    def _take_over_weights(self) -> None:
+        """Copies the weights that come from earlier studies into this one."""
+        for weights in _earlier_studies(self.grid):
+            source = Store(self.store.root.parent / weights.removeprefix("study:"))
+            for seed in self.grid.seeds:
+                if trial := needs.source_of(source, seed=seed):
+                    needs.take_over_weights(source, trial, self.store)
+
+    def _files_of_weights(self, trials: list[PlannedTrial]) -> dict[str, str]:
+        """trial -> the file its weights are read from, for trials that start from weights."""
+        from jobs.registry import weights_path
+
+        found = {}
+        for trial in trials if self.grid.job is None else []:
+            if digest := trial.config["weights_digest"]:
+                found[trial.id] = str(self.store.weights_file(digest))
+            elif path := weights_path(trial.config["model"], trial.config["weights"], self.data):
+                found[trial.id] = str(path)
+        return found
+
+    # --- looking and acting ------------------------------------------------------------------------------------------------------
+
+    def _scan(self, trials: list[PlannedTrial]) -> dict[str, TrialState]:
+        """The state of every trial; what is finished is not read twice."""
+        fresh = self.store.scan([t.id for t in trials if t.id not in self._finished])
+        self._finished |= {trial: state for trial, state in fresh.items() if state.result}
+        return {**self._finished, **fresh}
+
+    def _living(self) -> dict[str, Batch | None]:
+        """The workers that are alive, or were started and have not taken their place yet. A place that nobody can take any more is
+        closed, so that a worker which comes late ends at once."""
+        living: dict[str, Batch | None] = {}
+        for batch in self.store.batches():
+            for place, claim in enumerate(batch.claims):
+                name = f"{batch.number:03d}-{place}"
+                if claim is None:
+                    if not self.executor.ended(name):
+                        living[name] = batch
+                    else:
+                        self._close(batch, place, name)
+                elif not claim.get("closed") and processes.is_alive(claim) is not False:
+                    living[name] = batch
+                    self._dead_starts = 0
+        return living
+
+    def _close(self, batch: Batch, place: int, name: str) -> None:
+        """Closes the place of a worker that never came."""
+        if not self.store.claim_place(batch.number, place, {"closed": True}):
+            return
+        if self.executor.started(name):
+            self._dead_starts += 1
+            if self._dead_starts >= DEAD_STARTS:
+                raise StudyError(f"{DEAD_STARTS} workers ended before they could begin; the last one said:\n{self.executor.last_words(name)}")
+
+    def _submit(self, now: Plan, living: dict[str, Batch | None]) -> None:
+        """Writes a batch down and starts its workers."""
+        number = max((b.number for b in self.store.batches()), default=-1) + 1
+        grid, request = self.grid, {"budget": None, "metric": self.grid.metric, "mode": self.grid.mode, "select": self.grid.select,
+                                    "test": self.grid.test == "each"}
+        weights = {trial: self._weights_files[trial] for trial, _ in now.submit if trial in self._weights_files}
+        gpus = self.executor.assign_gpus(now.workers, [batch.settings["gpus"][int(name.rpartition("-")[2])]
+                                                       for name, batch in living.items() if batch])
+        settings: dict[str, Any] = {
+            "run": grid.job.run if grid.job else BUILT_IN_JOB, "request": request, "ranks": grid.local.ranks, "data": str(self.data),
+            "gpus": gpus, "weights_files": weights, "checkpoint_s": 5.0, "code": self._code,
+            "origin": {**snapshot.origin(), "code": self._code, "device": "cuda" if self.executor.gpus_per_worker else "cpu"}}
+        batch = Batch(number=number, workers=now.workers, trials=now.submit, settings=settings)
+        if not self.store.write_batch(batch):
+            return
+        for place in range(now.workers):
+            self.executor.submit(number, place, code=self.store.code_folder(self._code), gpus=gpus[place])
+
+    def _stop_workers(self) -> None:
+        """Asks every worker that took its place to keep its progress and end, and lets no other begin."""
+        for batch in self.store.batches():
+            for place, claim in enumerate(batch.claims):
+                if claim is None:
+                    self.store.claim_place(batch.number, place, {"closed": True})
+                elif not claim.get("closed") and processes.is_alive(claim):
+                    self.executor.stop(claim)
+
+
+def changes(frozen: str, grid: Grid) -> str | None:
+    """What differs between a study's frozen grid and a new one, as a diff; None when they ask for the same trials."""
+    old = parse_grid(frozen, name="grid.toml")
+    if old.identity() == grid.identity():
+        return None
+    lines = difflib.unified_diff(frozen.splitlines(), grid.text.splitlines(), "the study's grid", "the grid now", lineterm="", n=1)
+    text = "\n".join(lines)
+    return text or json.dumps({"then": old.identity(), "now": grid.identity()}, indent=1)
+
+
+def missing_text(gone: list[needs.Missing]) -> str:
+    """All that is missing, each with the command that mends it."""
+    lines = ["not here yet:"]
+    for command in dict.fromkeys(item.command for item in gone):
+        lines += [f"  {item.what}: not found at {item.where}" for item in gone if item.command == command]
+        lines.append(f"    mend: {command}")
+    return "\n".join(lines)

@@ -1,0 +1,137 @@
+"""The three Parquet tables, compacted from the small files of the trials; they can be rebuilt at any time.
+
+`trials` and `epochs` hold configuration and metrics only, so they are byte-identical however often things died on the way;
+`attempts` holds what happened: hosts, times, causes, memory. Each has one explicit schema, derived from the grid, and page checksums,
+because without them most flipped bits are read back as wrong numbers.
+"""
+
+import datetime
+import hashlib
+import io
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness import files
+from harness.grid import Grid
+from harness.store import PlannedTrial, Store
+from jobs.config import METRICS, PARAMETERS, TEST_METRICS, Config
+from jobs.datasets import DATASETS
+
+SCHEMA_VERSION = 1
+_TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+_TIME = pa.timestamp("us", tz="UTC")
+
+_ATTEMPTS = pa.schema([
+    ("trial_id", pa.string()), ("attempt", pa.int64()), ("cause", pa.string()), ("error", pa.string()),
+    ("started", _TIME), ("ended", _TIME), ("host", pa.string()), ("pid", pa.int64()), ("worker", pa.string()), ("job_id", pa.string()),
+    ("device", pa.string()), ("ranks", pa.int64()), ("first_epoch", pa.int64()), ("last_epoch", pa.int64()),
+    ("train_s", pa.float64()), ("images_per_s", pa.float64()), ("peak_memory_gb", pa.float64()), ("epoch_s", pa.list_(pa.float64())),
+    ("test_opened", pa.bool_()), ("commit", pa.string()), ("dirty", pa.bool_()), ("code", pa.string()),
+    ("python", pa.string()), ("torch", pa.string())])
+
+
+def compact(store: Store, grid: Grid, *, living: frozenset[str] = frozenset(), states: dict[str, str] | None = None) -> None:
+    """Writes trials, epochs and attempts.parquet from what is on disk.
+
+    Args:
+        living: workers that are alive; an unfinished attempt of another worker is lost.
+        states: trial -> status, for trials without a result ("failed", "lost"); others are "unfinished".
+    """
+    trials = store.trials()
+    results = {trial.id: store.result(trial.id) for trial in trials}
+    metadata = {b"harness": json.dumps(_metadata(grid, trials), sort_keys=True).encode()}
+    states = states or {}
+    rows = [_trial_row(grid, trial, results[trial.id], states.get(trial.id, "unfinished")) for trial in trials]
+    metrics = metric_names(grid)
+    epochs = [{"trial_id": trial.id, **{name: row.get(name) for name in ("epoch", *metrics)}}
+              for trial in trials for row in (results[trial.id] or {}).get("rows", [])]
+    attempts = [_attempt_row(trial.id, number, events, living)
+                for trial in trials for number, events in enumerate(store.attempts(trial.id))]
+    epochs_schema = pa.schema([("trial_id", pa.string()), ("epoch", pa.int64()), *((name, pa.float64()) for name in metrics)])
+    _write(store, "trials", pa.Table.from_pylist(rows, _trials_schema(grid)).replace_schema_metadata(metadata))
+    _write(store, "epochs", pa.Table.from_pylist(epochs, epochs_schema).replace_schema_metadata(metadata))
+    _write(store, "attempts", pa.Table.from_pylist(attempts, _ATTEMPTS).replace_schema_metadata(metadata))
+
+
+def metric_names(grid: Grid) -> tuple[str, ...]:
+    """What the grid's job reports after each epoch."""
+    return tuple(grid.job.metrics) if grid.job else METRICS
+
+
+def parameter_types(grid: Grid) -> dict[str, pa.DataType]:
+    """The parameters of the grid's trials with their column types."""
+    if grid.job is None:
+        return {name: _TYPES[field.type] for name, field in PARAMETERS.items()}
+    values: dict[str, Any] = {name: value for variant in grid.variants for name, value in grid.config_values(variant).items()}
+    return {name: _TYPES[type(value)] for name, value in sorted(values.items())}
+
+
+def _trials_schema(grid: Grid) -> pa.Schema:
+    metrics = metric_names(grid)
+    return pa.schema([
+        ("study", pa.string()), ("trial_id", pa.string()), ("variant", pa.string()), ("seed", pa.int64()), ("wave", pa.int64()),
+        ("status", pa.string()), ("reason", pa.string()),
+        *((f"param_{name}", kind) for name, kind in parameter_types(grid).items()),
+        ("epoch", pa.int64()), ("epochs", pa.int64()), *((name, pa.float64()) for name in metrics),
+        *((("last_train_loss", pa.float64()),) if "train_loss" in metrics else ()),
+        *((name, pa.float64()) for name in TEST_METRICS if name not in metrics)])
+
+
+def _trial_row(grid: Grid, trial: PlannedTrial, result: dict[str, Any] | None, status: str) -> dict[str, Any]:
+    inactive = Config.from_dict(trial.config).inactive() if grid.job is None else frozenset()
+    row: dict[str, Any] = {"study": grid.name, "trial_id": trial.id, "variant": trial.variant, "seed": trial.seed, "wave": trial.wave,
+                           "status": status}
+    row |= {f"param_{name}": value for name, value in trial.config.items() if name not in inactive}
+    if result is not None:
+        curve = result["rows"]
+        row |= {"status": result["status"], "reason": result["reason"], "epoch": result["epoch"], "epochs": len(curve), **result["test"]}
+        if result["epoch"]:
+            row |= {name: curve[result["epoch"] - 1].get(name) for name in metric_names(grid)}
+        if curve:
+            row["last_train_loss"] = curve[-1].get("train_loss")
+    return row
+
+
+def _attempt_row(trial_id: str, number: int, events: list[dict[str, Any]], living: frozenset[str]) -> dict[str, Any]:
+    start = next((e for e in events if e["event"] == "start"), {})
+    end = next((e for e in events if e["event"] == "end"), {})
+    epochs = [e for e in events if e["event"] == "epoch"]
+    seconds = [e["seconds"] for e in epochs if "seconds" in e]
+    speeds = sorted(e["images_per_s"] for e in epochs if "images_per_s" in e)
+    return {"trial_id": trial_id, "attempt": number, "error": end.get("error"),
+            "cause": end.get("cause") or ("running" if start.get("worker") in living else "lost"),
+            "started": _moment(start.get("time")), "ended": _moment(end.get("time")),
+            **{name: start.get(name) for name in ("host", "pid", "worker", "job_id", "device", "ranks", "commit", "dirty", "code", "python", "torch")},
+            "first_epoch": min((e["epoch"] for e in epochs), default=None), "last_epoch": max((e["epoch"] for e in epochs), default=None),
+            "train_s": sum(seconds), "images_per_s": speeds[len(speeds) // 2] if speeds else None,
+            "peak_memory_gb": max((e["peak_memory_gb"] for e in epochs if "peak_memory_gb" in e), default=None),
+            "epoch_s": seconds, "test_opened": end.get("test_opened", False)}
+
+
+def _moment(seconds: float | None) -> datetime.datetime | None:
+    return None if seconds is None else datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+
+
+def _metadata(grid: Grid, trials: list[PlannedTrial]) -> dict[str, Any]:
+    """What a reader must know to draw the tables without the grid."""
+    digest = hashlib.sha256(json.dumps(grid.identity(), sort_keys=True).encode()).hexdigest()
+    chances = {_chance(trial) for trial in trials} if grid.job is None else set()
+    return {"schema": SCHEMA_VERSION, "grid": digest, "study": grid.name, "metric": grid.metric, "mode": grid.mode, "select": grid.select,
+            "seeds": list(grid.seeds), "variants": [variant.name for variant in grid.variants], "reference": grid.reference,
+            "compared": list(grid.compared), "chance": chances.pop() if len(chances) == 1 else None}
+
+
+def _chance(trial: PlannedTrial) -> float:
+    """Accuracy of guessing, all classes being alike: one over the number of classes kept."""
+    from jobs.config import parse_classes
+
+    return 1 / (len(parse_classes(trial.config["classes"])) or DATASETS[trial.config["dataset"]].classes)
+
+
+def _write(store: Store, name: str, table: pa.Table) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    files.replace(store.table_file(name), buffer.getvalue(), step=f"table.{name}")

@@ -1,0 +1,66 @@
+"""What a job is given and what it gives back: the contract between the launcher's worker and any training function.
+
+A job is a function `run(trial, context) -> Outcome`; the built-in one is `jobs.train.run`. It may be stopped, killed and called
+again for the same trial in the same folder at any time, so it keeps what it needs to go on in `context.folder`. Its module may
+have a function `warm_up(configs)` that imports what its trials need; it runs once in a process that forks for each of them, so it
+must not compute.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class Interrupted(Exception):
+    """The job was asked to stop and has kept its progress; calling it again goes on."""
+
+
+class Superseded(Exception):
+    """A newer attempt at the same trial has begun; this one must write nothing more."""
+
+
+def _ignore(row: dict[str, Any]) -> None:
+    """Reports nowhere."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Context:
+    """Where a job runs and whom it tells."""
+
+    folder: Path
+    """The trial's own folder: checkpoints and other files of the job; it exists."""
+    data: Path
+    """The data folder ($HARNESS_DATA). Nothing is downloaded into it here."""
+    weights_file: Path | None = None
+    """The file behind `weights` when it is not "none"."""
+    report: Callable[[dict[str, Any]], None] = _ignore
+    """Called once per epoch, on rank 0, with the row of metrics and "seconds", "images_per_s", "peak_memory_gb"."""
+    stop: Callable[[], bool] = lambda: False
+    """Asked at every step: true means keep your progress and raise Interrupted."""
+    fence: Callable[[], None] = lambda: None
+    """Called before anything is written to the folder; raises Superseded."""
+    rank: int = 0
+    """This process among `ranks`."""
+    ranks: int = 1
+    """Processes that train this trial together; when more than one, torch.distributed is already initialised."""
+    device: str = "cpu"
+    """"cpu" or "cuda:N"."""
+    checkpoint_s: float = 5.0
+    """Seconds between two checkpoints; they come less often when writing them would take more than 5 % of the time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """The result of a trial: the same, to the last bit, however often it was interrupted."""
+
+    status: str
+    """"done", or "infeasible": it diverged or cannot be built, which is a result."""
+    reason: str | None = None
+    """Why it is infeasible."""
+    epoch: int | None = None
+    """The selected epoch, counted from 1; its row in `rows` is the result."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """One row of metrics per epoch, each with "epoch"."""
+    test: dict[str, float] = field(default_factory=dict)
+    """Metrics of the test split at the selected epoch; empty when it was not opened."""

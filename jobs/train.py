@@ -1,0 +1,320 @@
+"""Trains one config with one seed: the built-in image-classification job, on one process or several, the same code.
+
+    python -m jobs.train config.json                                    # config.json: {"config": {"dataset": "digits", "epochs": 3}}
+    python -m jobs.train config.json --budget 1 --out /tmp/try
+    torchrun --nproc-per-node 2 -m jobs.train config.json
+
+A killed run that is started again in the same folder ends with the same numbers, to the last bit on the same hardware: the order
+of the data is a function of (seed, epoch), augmentation of (seed, epoch, sample), dropout of (seed, epoch, step, rank), and
+checkpoints hold everything else.
+
+Shapes: B images of one rank's share of a batch, C channels, H height, W width.
+"""
+
+import contextlib
+import copy
+import math
+import resource
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from jobs import checkpoint, data, models, optim
+from jobs.augment import Batcher
+from jobs.config import Config, ConfigError, Trial
+from jobs.contract import Context, Interrupted, Outcome
+from jobs.ranks import Agreement, add_up, gather
+
+EVAL_SLICE = 512
+"""Images evaluated at once at most; a fixed number, so that sums are added in the same order whatever the batch size."""
+SAVE_SHARE = 20
+"""The next checkpoint waits at least this many times as long as writing the last one took: 5 % of the time at most."""
+
+
+def run(trial: Trial, context: Context) -> Outcome:
+    """Trains, selects an epoch, evaluates the test split once if asked, and returns the result.
+
+    Raises:
+        ConfigError: parameters that do not fit each other or the data.
+        DataError, WeightsError: files that are missing or damaged.
+        Interrupted: `context.stop` said so; the progress is kept.
+        Superseded: `context.fence` said so.
+    """
+    config = Config.from_dict(trial.config)
+    _make_deterministic(context.device)
+    splits = data.load(config, context.data)
+    check_batch(config, ranks=context.ranks, train_images=len(splits.train))
+    seed_torch(seed_of(trial.seed), context.device)
+    try:
+        model = models.build(config, classes=splits.classes, channels=splits.channels, size=splits.size, weights_file=context.weights_file)
+    except models.Infeasible as error:
+        return Outcome(status="infeasible", reason=str(error))
+    return Training(trial, context, config=config, splits=splits, model=model).run()
+
+
+def check_batch(config: Config, *, ranks: int, train_images: int) -> None:
+    """Raises ConfigError when the global batch cannot be cut for the ranks or filled from the training images."""
+    if config.batch_size % ranks:
+        raise ConfigError([("batch_size", f"batch_size {config.batch_size} cannot be shared evenly by {ranks} ranks")])
+    if config.batch_size > train_images:
+        raise ConfigError([("batch_size", f"batch_size {config.batch_size} is larger than the training split of {train_images} images")])
+
+
+def seed_of(*parts: int) -> int:
+    """One 63-bit seed from several whole numbers, the same on every machine."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def seed_torch(seed: int, device: str) -> None:
+    """Seeds the generators that one trial draws from. `torch.manual_seed` would also leave a call and its traceback for every GPU
+    that is never used: 0.2 ms and some memory at each step."""
+    torch.default_generator.manual_seed(seed)
+    if device.startswith("cuda"):
+        torch.cuda.manual_seed(seed)
+
+
+def warm_up(configs: Iterable[Mapping[str, Any]]) -> None:
+    """Loads what the trials of these configs import, without computing anything; a worker calls it once, before it forks for them."""
+    one_of_each = {config["model"]: config for config in configs}
+    for config in one_of_each.values():
+        with contextlib.suppress(models.Infeasible):
+            models.describe(Config.from_dict(config))
+
+
+def _make_deterministic(device: str) -> None:
+    torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms, without its import of the compiler (1.6 s)
+    if device.startswith("cuda"):
+        torch.backends.cudnn.benchmark = False
+        torch.cuda.set_device(device)
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a training has come; all of it is in a checkpoint."""
+
+    epoch: int = 0
+    """Whole epochs done."""
+    step: int = 0
+    """Steps done of the next epoch."""
+    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    """This rank's loss, correct answers and images of the epoch under way."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """One row per epoch done."""
+    best_epoch: int | None = None
+    """The epoch with the best metric so far, counted from 1."""
+    best_model: dict[str, Any] | None = None
+    """The model's state then, kept when the trial's result is the best epoch."""
+
+
+class Training:
+    """A model with its optimizer, its data and its progress."""
+
+    def __init__(self, trial: Trial, context: Context, *, config: Config, splits: data.Splits, model: torch.nn.Module):
+        self.trial, self.context, self.config, self.splits = trial, context, config, splits
+        dtype = torch.float64 if config.precision == "fp64" else torch.float32
+        self.device = torch.device(context.device)
+        models.freeze(model, config.freeze)
+        self.model = model.to(device=self.device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = optim.build_optimizer(config, self.model.parameters())
+        self.schedule = optim.build_schedule(config, self.optimizer)
+        self.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.batcher = Batcher(splits, config, self.device, dtype)
+        self.agreement = Agreement(context.ranks, context.device)
+        self.progress = Progress()
+        self.steps = len(splits.train) // config.batch_size  # the rest is left out, so that every step has the same shape
+        self.last_save, self.save_took = time.monotonic(), 0.0
+        self._restore()
+        self.parallel: torch.nn.Module = self.model
+        if context.ranks > 1:
+            # Buffers are the same on every rank already: batch norm is over the global batch (jobs.batch_norm).
+            keep = "forward_sync_buffers" if "forward_sync_buffers" in signature(DistributedDataParallel).parameters else "broadcast_buffers"
+            self.parallel = DistributedDataParallel(self.model, device_ids=[self.device] if self.device.type == "cuda" else None,
+                                                    gradient_as_bucket_view=True, **{keep: False})
+
+    def run(self) -> Outcome:
+        """Trains to the budget or until patience ends, and evaluates the selected epoch."""
+        progress, budget = self.progress, min(self.trial.budget or self.config.epochs, self.config.epochs)
+        while progress.epoch < budget and not self._patience_is_over():
+            started, first_step = time.monotonic(), progress.step
+            problem = self._train_epoch()
+            trained_s = time.monotonic() - started
+            row = None if problem else self._finish_epoch()
+            if row and not math.isfinite(row["val_loss"]):
+                problem = f"validation loss is {row['val_loss']} after epoch {progress.epoch + 1}"
+            if problem or row is None:
+                return Outcome(status="infeasible", reason=problem, epoch=self._selected(), rows=progress.rows)
+            self._account(row)
+            if self.context.rank == 0:
+                images = (self.steps - first_step) * self.config.batch_size
+                self.context.report({**row, "seconds": time.monotonic() - started, "images_per_s": images / max(trained_s, 1e-9),
+                                     "peak_memory_gb": _peak_memory_gb(self.device)})
+            self._save_when_due()
+        if budget < self.config.epochs:
+            self._save()  # a larger budget goes on from here
+        return self._outcome()
+
+    def _patience_is_over(self) -> bool:
+        patience, best = self.config.patience, self.progress.best_epoch
+        return bool(patience and best and self.progress.epoch - best >= patience)
+
+    def _train_epoch(self) -> str | None:
+        """The rest of the epoch under way; returns why the trial is infeasible, if it is."""
+        progress, context, config = self.progress, self.context, self.config
+        epoch = progress.epoch + 1
+        order = self.splits.train[data.epoch_order(len(self.splits.train), self.trial.seed, epoch)]
+        models.set_train(self.model, config.freeze)
+        progress.sums = progress.sums.to(self.device)
+        look_every = 1 if self.device.type == "cpu" else 50  # reading the loss makes a GPU wait
+        while progress.step < self.steps:
+            batch = order[progress.step * config.batch_size:(progress.step + 1) * config.batch_size]
+            seed_torch(seed_of(self.trial.seed, epoch, progress.step, context.rank), context.device)
+            self._step(batch[context.rank::context.ranks], epoch=epoch)
+            progress.step += 1
+            look = progress.step % look_every == 0 or progress.step == self.steps
+            broken = look and not math.isfinite(float(progress.sums[0]))
+            stop, broken, save = self.agreement.any(context.stop(), broken, self._is_due())
+            if broken:
+                return f"training loss stopped being finite in epoch {epoch}, by step {progress.step} of {self.steps}"
+            if stop or (save and progress.step < self.steps):
+                self._save()
+            if stop:
+                raise Interrupted
+        return None
+
+    def _step(self, samples: np.ndarray, *, epoch: int) -> None:
+        """One optimizer step on this rank's share of the batch; the gradient is that of the mean over the global batch."""
+        x_BCHW, y_B = self.batcher.train(samples, seed=self.trial.seed, epoch=epoch)
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            logits = self.parallel(x_BCHW)
+        loss_sum = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), y_B, reduction="sum")
+        self.optimizer.zero_grad(set_to_none=True)
+        # DistributedDataParallel divides by the number of ranks; the batch is the global one.
+        self.scaler.scale(loss_sum * (self.context.ranks / self.config.batch_size)).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        with torch.no_grad():
+            self.progress.sums += torch.stack([loss_sum.double(), (logits.argmax(1) == y_B).sum().double(), logits.new_tensor(len(y_B)).double()])
+
+    def _finish_epoch(self) -> dict[str, Any]:
+        """The row of the epoch whose steps are done, with the validation split evaluated."""
+        loss, correct, images = add_up(self.progress.sums, self.context.ranks).tolist()
+        val_loss, val_acc = self.evaluate(self.splits.val)
+        lr = self.optimizer.param_groups[0]["lr"]
+        if self.schedule is not None:
+            self.schedule.step()
+        return {"epoch": self.progress.epoch + 1, "train_loss": loss / images, "train_acc": correct / images,
+                "val_loss": val_loss, "val_acc": val_acc, "lr": float(lr)}
+
+    def _account(self, row: dict[str, Any]) -> None:
+        """Takes a finished epoch into the progress."""
+        progress = self.progress
+        best = progress.rows[progress.best_epoch - 1][self.trial.metric] if progress.best_epoch else None
+        progress.rows.append(row)
+        progress.epoch, progress.step, progress.sums = row["epoch"], 0, torch.zeros(3, dtype=torch.float64)
+        if self.trial.better(row[self.trial.metric], best):
+            progress.best_epoch = progress.epoch
+            if self.trial.select == "best_val":
+                progress.best_model = copy.deepcopy(self.model.state_dict())  # with its _metadata, which some models need
+
+    @torch.inference_mode()
+    def evaluate(self, samples: np.ndarray) -> tuple[float, float]:
+        """Mean loss and accuracy over `samples`, each counted once: rank r takes every `ranks`-th, from r on."""
+        self.model.eval()
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        mine = samples[self.context.rank::self.context.ranks]
+        for start in range(0, len(mine), EVAL_SLICE):
+            x_BCHW, y_B = self.batcher.plain(mine[start:start + EVAL_SLICE])
+            with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+                logits = self.model(x_BCHW)
+            loss = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), y_B, reduction="sum")
+            sums += torch.stack([loss.double(), (logits.argmax(1) == y_B).sum().double(), loss.new_tensor(len(y_B)).double()])
+        loss_sum, correct, images = add_up(sums, self.context.ranks).tolist()
+        return loss_sum / images, correct / images
+
+    def _selected(self) -> int | None:
+        """The epoch whose row is the result."""
+        if self.trial.select == "last":
+            return self.progress.epoch or None
+        return self.progress.best_epoch
+
+    def _outcome(self) -> Outcome:
+        """Puts the selected epoch's weights into the model, keeps them as selected.pt and evaluates the test split if asked."""
+        progress, test = self.progress, {}
+        if self.trial.select == "best_val" and progress.best_model is not None:
+            self.model.load_state_dict(progress.best_model)
+        if self.trial.test:
+            test_loss, test_acc = self.evaluate(self.splits.test)
+            test = {"test_loss": test_loss, "test_acc": test_acc}
+        if self.context.rank == 0:
+            self.context.fence()
+            state = {name: value.cpu() for name, value in self.model.state_dict().items()}
+            checkpoint.write_atomically(self.context.folder / "selected.pt", checkpoint.to_bytes({"model": state}))
+        return Outcome(status="done", epoch=self._selected(), rows=progress.rows, test=test)
+
+    def _is_due(self) -> bool:
+        return self.context.rank == 0 and time.monotonic() - self.last_save >= max(self.context.checkpoint_s, SAVE_SHARE * self.save_took)
+
+    def _save_when_due(self) -> None:
+        """At the end of an epoch: saves when it is time, stops when asked to."""
+        stop, save = self.agreement.any(self.context.stop(), self._is_due())
+        if stop or save:
+            self._save()
+        if stop:
+            raise Interrupted
+
+    def _save(self) -> None:
+        """Writes a checkpoint; every rank calls it, rank 0 writes."""
+        started, progress = time.monotonic(), self.progress
+        sums = gather(progress.sums.to(self.device), self.context.ranks)
+        if self.context.rank == 0:
+            self.context.fence()
+            state = {"made_by": self._made_by(), "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                     "schedule": self.schedule.state_dict() if self.schedule else {}, "scaler": self.scaler.state_dict(),
+                     "sums": sums, "epoch": progress.epoch, "step": progress.step, "rows": progress.rows,
+                     "best_epoch": progress.best_epoch, "best_model": progress.best_model}
+            checkpoint.save(self.context.folder, state, epoch=progress.epoch, step=progress.step)
+        self.last_save = time.monotonic()
+        self.save_took = self.last_save - started
+
+    def _made_by(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to give the same numbers as going on without it."""
+        return {"config": dict(self.trial.config), "seed": self.trial.seed, "ranks": self.context.ranks, "torch": torch.__version__.split("+")[0]}
+
+    def _restore(self) -> None:
+        """Goes on from the newest checkpoint, if there is one that this training could have written."""
+        state, notes = checkpoint.load(self.context.folder, str(self.device))
+        for note in notes:
+            print(note, flush=True)
+        if state is None:
+            return
+        if state["made_by"] != self._made_by():
+            print(f"the checkpoint was made by {state['made_by']}, not by {self._made_by()}: training starts anew", flush=True)
+            return
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(epoch=state["epoch"], step=state["step"], sums=state["sums"][self.context.rank], rows=state["rows"],
+                                 best_epoch=state["best_epoch"], best_model=state["best_model"])
+
+
+def _peak_memory_gb(device: torch.device) -> float:
+    """Peak memory of the device, or of this process on a CPU, in GB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+if __name__ == "__main__":
+    from jobs.alone import main
+
+    main()

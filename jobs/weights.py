@@ -1,0 +1,95 @@
+"""Starting a network from a weights file: torchvision's published ones, or the checkpoint of an earlier study.
+
+The head (the layer that counts the classes) is always new; everything else must fit in name and shape, so that a checkpoint of
+another model cannot load in part and train on as if nothing had happened.
+"""
+
+import hashlib
+import re
+from collections import OrderedDict
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jobs.config import Config
+
+_SIDE_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+"""Parts of torchvision's files that only its own training recipe used; the networks are built without them."""
+
+
+class WeightsError(RuntimeError):
+    """A weights file that is missing, damaged or another model's: the text names the file and what to do."""
+
+
+def load_weights(model: nn.Module, path: Path | None, *, config: Config, head: Collection[str]) -> None:
+    """Copies the weights file at `path` into `model`, except the parameters in `head`, which stay as initialised.
+
+    Raises:
+        WeightsError: no such file, a wrong checksum, not a weights file, or names and shapes that do not fit.
+    """
+    if path is None or not path.is_file():
+        raise WeightsError(f'weights = "{config.weights}" of {config.model}: there is no file {path or "given"}; {_remedy(config)}')
+    _check_digest(path, config)
+    state: dict[str, Tensor] = _read(path, config)
+    for name in head:
+        state.pop(name, None)
+    if config.weights.startswith("study:"):  # we save plain dicts; without the version of each module MNASNet refuses to load
+        state = OrderedDict(state)
+        state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    try:
+        fit = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # strict=False still refuses wrong shapes: one line for each
+        raise _misfit(path, config, [line.strip() for line in str(error).splitlines()[1:]]) from error
+    unexpected = [name for name in fit.unexpected_keys if not name.startswith(_SIDE_HEADS.get(config.model, ()))]
+    missing = [name for name in fit.missing_keys if name not in head]
+    if missing or unexpected:
+        raise _misfit(path, config, [f"{name} is missing" for name in missing] + [f"{name} is not in the model" for name in unexpected])
+
+
+def published_digest(file_name: str) -> str:
+    """The start of the SHA-256 that torchvision's file names carry (`alexnet-owt-7be5be79.pth`); "" when there is none."""
+    found = re.search(r"-([0-9a-f]{8,64})\.pth$", file_name)
+    return found[1] if found else ""
+
+
+def _check_digest(path: Path, config: Config) -> None:
+    expected = config.weights_digest if config.weights.startswith("study:") else published_digest(path.name)
+    if not expected:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(expected):
+        raise WeightsError(f"{path} is damaged or another file: its SHA-256 starts with {found[:len(expected)]}, expected {expected}; "
+                           f"{_remedy(config)}")
+
+
+def _read(path: Path, config: Config) -> dict[str, Tensor]:
+    """The file's state dict, in today's names."""
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file may raise nearly anything: zip, pickle, key and decoding errors
+        reason = (str(error).splitlines() or [""])[0]
+        raise WeightsError(f"{path} cannot be read as weights ({type(error).__name__}: {reason}); {_remedy(config)}") from error
+    if config.weights.startswith("study:"):
+        state = state.get("model") if isinstance(state, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise WeightsError(f"{path} holds no weights; {_remedy(config)}")
+    if config.model.startswith("densenet"):  # torchvision's files are older than its names: denselayer1.norm.1 is norm1 today
+        for name in list(state):
+            state[re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)] = state.pop(name)
+    return state
+
+
+def _misfit(path: Path, config: Config, problems: list[str]) -> WeightsError:
+    shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
+    return WeightsError(f"{path} is a checkpoint of another model than {config.model} with these parameters or image size: {shown}. "
+                        f"Only the last layer may differ; make the two alike, or choose other `weights`")
+
+
+def _remedy(config: Config) -> str:
+    if config.weights.startswith("study:"):
+        return f'run the study "{config.weights.removeprefix("study:")}" first, then launch this one again'
+    return "run `python -m harness.stage GRID` where there is internet"

@@ -1,0 +1,199 @@
+"""Networks: shapes, sizes that cannot be built, and parts."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jobs import models
+from jobs.cnns import NETWORKS
+from jobs.config import Config
+from jobs.layers import trace
+from jobs.registry import OUR_MODELS, torchvision_models
+
+DIGITS = {"classes": 10, "channels": 1, "size": 8}
+SMALL = Config(model="dynamic_cnn", depth=2, filters=4, hidden=8)
+
+
+def build(config: Config, *, seed: int = 0, **sizes: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return models.build(config, **{**DIGITS, **sizes})
+
+
+# --- our networks ------------------------------------------------------------------------------------------------------------
+
+
+def test_networks_are_those_of_the_registry() -> None:
+    assert list(NETWORKS) == list(OUR_MODELS)
+
+
+def test_dynamic_cnn_layer_by_layer() -> None:
+    layers = models.describe(dataclasses.replace(SMALL, dataset="digits"))
+    found = [(layer.name, layer.kind, layer.shape, layer.parameters) for layer in layers]
+    assert found == [
+        ("features.0", "Conv2d", (4, 8, 8), 1 * 4 * 9 + 4), ("features.1", "BatchNorm2d", (4, 8, 8), 8),
+        ("features.2", "ReLU", (4, 8, 8), 0), ("features.3", "MaxPool2d", (4, 4, 4), 0),
+        ("features.4", "Conv2d", (8, 4, 4), 4 * 8 * 9 + 8), ("features.5", "BatchNorm2d", (8, 4, 4), 16),
+        ("features.6", "ReLU", (8, 4, 4), 0), ("features.7", "MaxPool2d", (8, 2, 2), 0),
+        ("classifier.0", "Flatten", (32,), 0), ("classifier.1", "Dropout", (32,), 0), ("classifier.2", "Linear", (8,), 32 * 8 + 8),
+        ("classifier.3", "ReLU", (8,), 0), ("classifier.4", "Linear", (10,), 8 * 10 + 10),
+    ]
+
+
+def test_simple_cnn_reads_4096_features_at_32_pixels() -> None:
+    shapes = {layer.name: layer.shape for layer in models.describe(Config(model="simple_cnn", filters=64, dataset="cifar100"))}
+    assert shapes["classifier.0"] == (4096,)
+    assert [shapes[f"classifier.{i}"] for i in (2, 4, 6)] == [(512,), (256,), (100,)]
+
+
+@pytest.mark.parametrize("model", list(OUR_MODELS))
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_forward_and_backward(model: str, batch_norm: bool) -> None:
+    network = build(Config(model=model, filters=4, batch_norm=batch_norm), size=9).double()
+    network(torch.rand(3, 1, 9, 9, dtype=torch.float64)).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+    assert batch_norm == any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+
+
+def test_parameters_follow_torch_seed_alone() -> None:
+    first, again, other = build(SMALL), build(SMALL), build(SMALL, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(next(first.parameters()), next(other.parameters()))
+    torch.manual_seed(0)
+    direct = NETWORKS["dynamic_cnn"](SMALL, **DIGITS)  # the check on the meta device before must not have drawn anything
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), direct.parameters(), strict=True))
+
+
+# --- infeasible --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("config", "size", "reason"), [
+    (Config(depth=4, filters=4), 8, "features.15 (MaxPool2d): its input is 32x1x1, too small for kernel 2"),
+    (Config(depth=4, filters=4, batch_norm=False), 8, "features.11 (MaxPool2d): its input is 32x1x1, too small for kernel 2"),
+    (Config(depth=64, filters=4096), 8, "features.15 (MaxPool2d): its input is 32768x1x1, too small for kernel 2"),
+    (Config(model="simple_cnn", filters=4), 7, "features.11 (MaxPool2d): its input is 16x1x1, too small for kernel 2"),
+    (Config(model="alexnet"), 32, "features.12 (MaxPool2d): its input is 256x1x1, too small for kernel 3"),
+    (Config(model="inception_v3"), 32, "Mixed_6a.branch3x3.conv (Conv2d): its input is 288x1x1, too small for kernel 3"),
+    (Config(model="vit_b_16"), 30, "vit_b_16 cannot be built for 30x30 images: Input shape indivisible by patch size!"),
+])
+def test_infeasible_names_the_layer_and_the_sizes(config: Config, size: int, reason: str) -> None:
+    with pytest.raises(models.Infeasible) as found:
+        build(config, size=size)
+    assert str(found.value) == found.value.reason == reason
+
+
+def test_depth_that_just_fits() -> None:
+    assert build(Config(depth=3, filters=4))(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_an_empty_feature_map_is_infeasible_though_no_layer_refuses_it() -> None:
+    class Slice(nn.Module):
+        def forward(self, x_BCHW: Tensor) -> Tensor:
+            return x_BCHW[:, :, 8:]
+
+    with pytest.raises(models.Infeasible, match=r"0 \(Slice\): its input is 1x8x8, its output 1x0x8"):
+        trace(nn.Sequential(Slice()), channels=1, size=8)
+
+
+def test_describe_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"config": {"depth": 2, "filters": 4, "hidden": 8, "freeze": "backbone"}}))
+    assert models.main(["--describe", str(path)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[1].split() == ["features.0", "Conv2d", "4x8x8", "40", "frozen"]
+    assert out[-1] == "714 parameters: 354 trained, 360 frozen"
+
+    path.write_text(json.dumps({"config": {"depth": 5, "filters": 4}}))
+    assert models.main(["--describe", str(path)]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out[-1] == "infeasible: features.15 (MaxPool2d): its input is 32x1x1, too small for kernel 2"
+    assert any(line.startswith("features.14 ") for line in out) and not any(line.startswith("features.15 ") for line in out)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"config": {"depht": 2}}', '{"config": {"depth": "two"}}'])
+def test_describe_of_a_bad_file(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    assert models.main(["--describe", str(path)]) == 2
+    assert str(path) in capsys.readouterr().err
+    assert models.main(["--describe", str(tmp_path / "absent.json")]) == 2
+
+
+# --- torchvision -------------------------------------------------------------------------------------------------------------
+
+FEW = ("alexnet", "resnet18", "squeezenet1_1", "googlenet", "regnet_y_400mf", "mnasnet0_5", "vit_b_32")
+MANY = [pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in torchvision_models()]
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_every_torchvision_model_can_be_built_and_parted(name: str) -> None:
+    """On the meta device: grey images, a new head, every parameter counted, the classifier part holds the head."""
+    config, before = Config(model=name), torch.get_rng_state()
+    network, one_more = (models._without_memory(config, classes=classes, channels=1, size=224) for classes in (7, 8))
+    layers = trace(network, channels=1, size=224)
+    assert torch.equal(before, torch.get_rng_state())
+    assert layers[-1].shape[0] == 7
+    assert sum(layer.parameters for layer in layers) == sum(p.numel() for p in network.parameters())
+    shapes = {key: p.shape for key, p in one_more.named_parameters()}
+    head = {key for key, p in network.named_parameters() if p.shape != shapes[key]}
+    by_part = models.parts(network)
+    assert head and head <= set(by_part["classifier"])
+    assert sorted(by_part["classifier"] + by_part["backbone"]) == sorted(shapes)
+    assert by_part["backbone"]
+
+
+def test_resnet_on_grey_images_takes_the_same_image_three_times() -> None:
+    network = build(Config(model="resnet18"), size=32).eval()
+    x_BCHW = torch.rand(2, 1, 32, 32)
+    assert torch.equal(network(x_BCHW), network(x_BCHW.repeat(1, 3, 1, 1)))
+
+
+def test_dropout_is_passed_on() -> None:
+    network = models._without_memory(Config(model="alexnet", dropout=0.25), classes=10, channels=3, size=224)
+    assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.25, 0.25]
+
+
+# --- parts -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("part", "trained"), [
+    ("none", {"features", "classifier"}), ("backbone", {"classifier"}), ("classifier", {"features"}),
+])
+def test_freeze_and_set_train(part: str, trained: set[str]) -> None:
+    network = build(dataclasses.replace(SMALL, dropout=0.5))
+    models.freeze(network, part)
+    models.set_train(network, part)
+    assert {name.split(".")[0] for name, p in network.named_parameters() if p.requires_grad} == trained
+    assert {name for name, child in network.named_children() if child.training} == trained
+
+
+def test_a_frozen_backbone_keeps_its_statistics_and_its_outputs() -> None:
+    network = build(SMALL)
+    models.freeze(network, "backbone")
+    models.set_train(network, "backbone")
+    before = {name: value.clone() for name, value in network.features.state_dict().items()}  # type: ignore[union-attr]
+    network(torch.rand(4, 1, 8, 8)).sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in network.features.state_dict().items())  # type: ignore[union-attr]
+
+
+def test_a_dropout_before_the_head_stays_on_when_the_backbone_is_frozen() -> None:
+    network = models._without_memory(Config(model="googlenet"), classes=10, channels=3, size=64)
+    models.set_train(network, "backbone")
+    assert network.dropout.training and network.fc.training and not network.inception5b.training  # type: ignore[union-attr]
+
+
+def test_parts_of_torchvision_models() -> None:
+    alexnet = models._without_memory(Config(model="alexnet"), classes=10, channels=3, size=224)
+    assert {name.split(".")[0] for name in models.parts(alexnet)["backbone"]} == {"features"}
+    resnet = models._without_memory(Config(model="resnet18"), classes=10, channels=3, size=224)
+    assert models.parts(resnet)["classifier"] == ["fc.weight", "fc.bias"]
+
+
+def test_bad_freezes() -> None:
+    with pytest.raises(ValueError, match='no part "head"; parts are: none, classifier, backbone'):
+        models.freeze(build(SMALL), "head")
+    with pytest.raises(ValueError, match="leaves nothing of Sequential to train"):
+        models.freeze(nn.Sequential(nn.Linear(2, 2)), "classifier")
