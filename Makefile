@@ -21,9 +21,7 @@ $(READY): requirements.txt setup.cfg pyproject.toml .ci/setup
 demo: setup  ## the digits study and its figures, about a minute on two cores
 	@$(PY) -m harness.launch --local
 	@$(PY) -m analysis.plots runs/digits
-	@echo
-	@echo 'figures, table and the CSV behind them:'
-	@ls -d runs/digits/figures/*
+	@printf '\nThe figures are in %s\n' "$$PWD/runs/digits/figures"
 
 test: setup  ## the fast tests and those of the repository's shape
 	@$(PY) -m pytest -q -m 'not slow and not slurm'
@@ -36,13 +34,13 @@ lint: setup  ## ruff and mypy
 	@$(PY) -m mypy
 
 bench-loader: setup  ## images/s of the cache and batched augmentation against DataLoader and PIL
-	@$(PY) benchmarks/loader.py
+	@$(PY) -m benchmarks.loader
 
 bench-throughput: setup  ## trials per hour against submitit alone and a hand-written loop
-	@$(PY) benchmarks/throughput.py
+	@$(PY) -m benchmarks.throughput
 
 bench-start: setup  ## seconds from the command to the first training step
-	@$(PY) benchmarks/start.py
+	@$(PY) -m benchmarks.start
 
 clean:  ## remove .venv and caches; studies (runs/) and data (data/) stay
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import stats, style
-from analysis.load import Study, plural
+from analysis.load import AnalysisError, Study, plural
 
 NAME = "comparison"
 MAX_ROWS = 60
@@ -23,9 +23,11 @@ def table(study: Study) -> pd.DataFrame:
         p, p_holm, reference. Shares and differences of shares are fractions.
 
     Raises:
-        AnalysisError: no trial is finished, or trials are no replicates of each other.
+        AnalysisError: no trial is finished, trials are no replicates of each other, or none has a finite value.
     """
     done, (column, _) = study.done(), study.headline()
+    if not np.isfinite(done[column].to_numpy(dtype=float, na_value=np.nan)).any():
+        raise AnalysisError(f"{study.name}: no finished trial has a finite {column}, so there is nothing to compare")
     seeds = done[["variant", "seed", column]].rename(columns={column: "value"}).assign(kind="seed", n=1)
     means = stats.by_variant(done, column, variants=study.variants).rename(columns={"mean": "value"}).assign(kind="mean")
     gaps = stats.paired(done, column, variants=study.variants, reference=study.reference)

@@ -66,7 +66,8 @@ def _others(study: Study) -> tuple[str, ...]:
 def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
     """Draws the curves of `table(study)` and sets the figure's size."""
     panels = _panels(list(data["metric"].unique()), study.metric)
-    variants = [v for v in study.variants if v in set(data["variant"])]
+    present = set(data["variant"].unique())
+    variants = [v for v in study.variants if v in present]
     if len(variants) <= len(style.COLOURS):
         _draw_together(figure, data, study, panels, variants)
     else:
@@ -99,7 +100,7 @@ def _draw_together(figure: Figure, data: pd.DataFrame, study: Study, panels: lis
     colour = style.colours(variants)
     notes = []
     for axis, names in zip(axes, panels, strict=True):
-        notes += _prepare(axis, data, study, names)
+        notes += _prepare(axis, _ranges(data, names), study, names)
         axis.set_xlabel("epoch")
         axis.set_ylabel(_panel_label(names))
         for variant in variants:
@@ -131,6 +132,8 @@ def _draw_apart(figure: Figure, data: pd.DataFrame, study: Study, panels: list[l
     figure.set_size_inches(style.WIDTH_IN, 0.5 + bands * (1.05 * len(panels) + 0.45 + 0.12 * lines))
     axes = figure.subplots(bands * len(panels), columns, squeeze=False, sharex=True)
     shown = data[data["variant"].isin(variants)]
+    parts = dict(list(shown.groupby("variant")))
+    ranges = [_ranges(shown, names) for names in panels]
     notes: list[str] = []
     for i in range(bands * columns):
         for j, names in enumerate(panels):
@@ -138,10 +141,10 @@ def _draw_apart(figure: Figure, data: pd.DataFrame, study: Study, panels: list[l
             if i >= len(variants):
                 axis.set_visible(False)
                 continue
-            notes += _prepare(axis, shown, study, names, small=True)
+            notes += _prepare(axis, ranges[j], study, names, small=True)
             for other in variants:
-                _lines(axis, shown[shown["variant"] == other], names[-1:], colour=style.FAINT, faint=True)
-            _lines(axis, shown[shown["variant"] == variants[i]], names, colour=style.ACCENT)
+                _lines(axis, parts[other], names[-1:], colour=style.FAINT, faint=True)
+            _lines(axis, parts[variants[i]], names, colour=style.ACCENT)
             lowest = j == len(panels) - 1 and i + columns >= len(variants)
             axis.tick_params(labelleft=i % columns == 0, labelbottom=lowest)
             if i % columns == 0:
@@ -162,16 +165,21 @@ def _panel_label(names: Sequence[str]) -> str:
     return "loss" if len(names) > 1 else style.axis_label(names[0])
 
 
-def _prepare(axis: Axes, data: pd.DataFrame, study: Study, names: Sequence[str], *, small: bool = False) -> list[str]:
+def _ranges(data: pd.DataFrame, names: Sequence[str]) -> tuple[float, float, tuple[float, float] | None]:
+    """First and last epoch, and the informative range of these metrics."""
+    return float(data["epoch"].min()), float(data["epoch"].max()), _limits(data[data["metric"].isin(names)])
+
+
+def _prepare(axis: Axes, ranges: tuple[float, float, tuple[float, float] | None], study: Study, names: Sequence[str], *,
+             small: bool = False) -> list[str]:
     """Scales, limits and ticks of one panel and its chance line; returns what the caption must say of them."""
     notes: list[str] = []
-    first, last = float(data["epoch"].min()), float(data["epoch"].max())
+    first, last, limits = ranges
     side = 0.5 if last == first else 0.0
     axis.set_xlim(first - side, last + side)
     axis.xaxis.set_major_locator(style.round_ticks(whole=True))
     axis.yaxis.set_major_locator(style.round_ticks(most=4 if small else 7))
     axis.yaxis.set_major_formatter(style.tick_format(names[0]))
-    limits = _limits(data[data["metric"].isin(names)])
     if limits is None:
         return notes
     low, high = limits

@@ -128,7 +128,7 @@ def words(metric: str) -> str:
 
 def is_share(metric: str) -> bool:
     """Whether a column is a share from 0 to 1 that is shown in percent."""
-    return metric.endswith("acc") or metric.endswith("accuracy")
+    return metric.endswith(("acc", "accuracy"))
 
 
 def show(value: float, metric: str) -> str:

@@ -75,11 +75,12 @@ class PlainDisplay:
     def update(self, launch: "Launch", now: Plan) -> None:
         """A line for each trial that ended, and a sign of life every five minutes."""
         first = not self.board.trials
-        for trial_id in self.board.take(launch, now):
+        fresh = self.board.take(launch, now)
+        for number, trial_id in enumerate(fresh, len(self.board.ended) - len(fresh) + 1):
             if not first:
                 trial = self.board.trials[trial_id]
                 value = f"  {launch.grid.metric} {self.board.values[trial_id]:.4f}" if trial_id in self.board.values else ""
-                ended = f"[{len(self.board.ended)}/{len(self.board.trials)}]"
+                ended = f"[{number}/{len(self.board.trials)}]"
                 self.note(f"{ended} {now.status[trial_id]}  {trial.variant}  seed {trial.seed}{value}")
         if first or time.monotonic() - self.spoke > HEARTBEAT_S:
             self.note(headline(launch, now, self.board))
@@ -101,13 +102,13 @@ class LiveDisplay:
         from rich.live import Live
 
         self.board = Board()
-        self.live = Live(console=Console(), refresh_per_second=4, transient=False)
+        self.live = Live(console=Console(), auto_refresh=False, transient=False)  # no thread: this process starts others
         self.live.start()
 
     def update(self, launch: "Launch", now: Plan) -> None:
         """Draws the table."""
         self.board.take(launch, now)
-        self.live.update(self._table(launch, now))
+        self.live.update(self._table(launch, now), refresh=True)
 
     def note(self, text: str) -> None:
         """A line above the table."""

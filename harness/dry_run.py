@@ -38,8 +38,9 @@ def show(grid: Grid, root: Path, *, grid_path: Path, local: bool) -> int:
 
 def _facts(grid: Grid, store: Store, trials: list[PlannedTrial], left: list[PlannedTrial], *, local: bool) -> list[tuple[str, str]]:
     """(label, text) of each paragraph."""
-    facts = [("question", f"{', '.join(grid.compared) or 'nothing'} compared; {grid.metric} ({grid.mode}), select {grid.select}, "
-                          f"test split {'once per trial' if grid.test == 'each' else 'only for what is confirmed'}; reference {grid.reference}")]
+    facts = [("compares", f"{', '.join(grid.compared) or 'nothing: one variant'}; {grid.metric} ({grid.mode}), select {grid.select}, "
+                          f"test split {'once per trial' if grid.test == 'each' else 'only for what is confirmed'}; "
+                          f"reference {grid.reference}")]
     varying = [(name, Counter(str(t.config.get(name)) for t in trials)) for name in grid.compared]
     facts.append(("parameters", "\n".join(f"{name}: " + ", ".join(f"{value} ({count})" for value, count in counts.items())
                                           for name, counts in varying) or "one variant"))

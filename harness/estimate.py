@@ -61,7 +61,7 @@ def _epochs_of(study: Path) -> list[tuple[tuple[Any, ...], list[float]]]:
         columns = ["trial_id", *(f"param_{name}" for name in SHAPE)]
         known = set(pq.read_schema(study / "trials.parquet").names)
         trials = pq.read_table(study / "trials.parquet", columns=[c for c in columns if c in known]).to_pylist()
-    except (OSError, pa.ArrowInvalid, pa.ArrowKeyError):
+    except (OSError, pa.ArrowException):
         return []
     shapes = {t["trial_id"]: tuple(t.get(f"param_{name}") for name in SHAPE) for t in trials}
     return [(shapes[a["trial_id"]], a["epoch_s"]) for a in attempts if a["trial_id"] in shapes and a["epoch_s"]]

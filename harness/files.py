@@ -9,11 +9,15 @@ import itertools
 import json
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
+from harness.errors import StudyError
 from jobs.failpoint import failpoint
 
+CLAIM_S = 5.0
+"""How long somebody else's claim is waited for where there are no hard links; a rename takes milliseconds."""
 _counter = itertools.count()
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -28,11 +32,25 @@ def to_json(value: Any) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a published JSON file, or None when there is no such file."""
+    """The content of a published JSON file, or None when there is no such file.
+
+    Raises:
+        StudyError: the file is damaged, which no kill of ours can do.
+    """
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise StudyError(f"{path} is damaged ({error}); restore it from a copy, or remove it and launch again: "
+                         "what it held is made anew where that can be done") from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error comes of a full disk or a used-up quota."""
+    while error is not None and not (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        error = error.__cause__
+    return error is not None
 
 
 def publish(path: Path, data: bytes, *, step: str) -> bool:
@@ -114,15 +132,22 @@ def _write_aside(path: Path, data: bytes) -> Path:
 
 
 def _publish_without_links(path: Path, aside: Path) -> bool:
-    """For file systems without hard links: whoever creates the claim may rename. A claim whose owner died leaves no file behind it,
-    and whoever comes later with the same bytes finishes the work."""
-    claim = create_log(path.with_name(f".{path.name}.claim"))
-    if claim is not None:
-        os.close(claim)
-    if path.exists():
-        return False
-    aside.replace(path)
-    return True
+    """For file systems without hard links: whoever creates the claim may rename. A claim whose owner died leaves no file behind it;
+    whoever has waited for it in vain makes the next claim."""
+    for number in itertools.count():
+        claim = create_log(path.with_name(f".{path.name}.claim{number}"))
+        if claim is not None:
+            os.close(claim)
+            if path.exists():
+                return False
+            aside.replace(path)
+            return True
+        until = time.monotonic() + CLAIM_S
+        while time.monotonic() < until:
+            if path.exists():
+                return False
+            time.sleep(0.01)
+    raise AssertionError("the count has no end")
 
 
 def _sync(folder: Path) -> None:

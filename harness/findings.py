@@ -131,5 +131,7 @@ def _plain(message: str, rest: str) -> str:
         return "a number needs a digit before the point: 0.1, not .1"
     if message.startswith("Expected newline") and re.match(r"[eE.]", rest):
         return "not a number as TOML writes it: 1e-3, 0.1 and 1.0 are"
+    if message in ("Found invalid character '\\n'", "Illegal character '\\n'"):  # Python 3.14, 3.11
+        return "the line ends inside a string; close it, or use three quotes"
     message = message[:1].lower() + message[1:]
     return re.sub(r"[^\x20-\x7e]", "?", message)[:200]

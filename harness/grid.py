@@ -18,7 +18,7 @@ from typing import Any
 from harness import grid_checks, search_space
 from harness.errors import GridError, Problem
 from harness.findings import Findings, load_toml, show
-from harness.grid_draft import Draft, NamedVariant, Tuned, read_compare, read_fixed, read_variants
+from harness.grid_draft import DEFAULTS, Draft, NamedVariant, Tuned, read_compare, read_fixed, read_variants
 from harness.grid_sections import LATER, SECTIONS, Confirm, Halving, Job, Local, Search, Slurm, Study, check_study_name, read_section
 from harness.spans import apply_override
 from jobs.config import PARAMETERS, Value, metric_mode, nearest
@@ -92,7 +92,7 @@ class Grid:
         Defaults are written out, so it does not matter whether a value stands in [fixed], in every variant or nowhere. Not in it: comments,
         [slurm], [local], and `reference`, which only analysis reads.
         """
-        defaults = {} if self.job else {name: spec.default for name, spec in PARAMETERS.items()}
+        defaults = {} if self.job else DEFAULTS
         own = {key for variant in self.variants for key in variant.settings}
         everywhere = {**defaults, **self.fixed}
         return {
@@ -209,7 +209,7 @@ def _check_job(findings: Findings, job: Job | None) -> None:
         findings.value(("job", "run"), f'"{show(job.run)}" is no function; write "package.module:function"')
     for n, metric in enumerate(job.metrics):
         if not _COLUMN.fullmatch(metric) or metric in _TAKEN_COLUMNS or metric.startswith("param_"):
-            findings.value(("job", "metrics", n), f"`{show(metric)}` cannot be a metric: a name of letters, digits and _ that is none of the "
+            findings.value(("job", "metrics", n), f"`{show(metric)}` cannot be a metric: letters, digits and _ that are none of the "
                                                   f"tables' own columns ({', '.join(_TAKEN_COLUMNS)}, param_…)")
 
 

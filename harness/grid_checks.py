@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from harness.findings import show
-from harness.grid_draft import Draft, NamedVariant, Tuned, text_of
+from harness.grid_draft import DEFAULTS, Draft, NamedVariant, Tuned, text_of
 from harness.grid_sections import Local, Slurm
 from harness.spans import Path
 from jobs import registry
@@ -102,6 +102,7 @@ def _check_effect(draft: Draft, path: Path, name: str, variants: Iterable[NamedV
         return
     chosen = " and ".join(f"{chooser} is {_any_of(values)}{_by_default(draft, chooser)}" for chooser, values in met.items())
     who = " or ".join(f"{chooser} {_any_of(names)}" for chooser, names in read_by.items())
+    draft.no_effect.add(path)
     draft.findings.key(path, f"`{name}` has no effect: {chosen}; only {who} reads it")
 
 
@@ -114,7 +115,7 @@ def _possible(draft: Draft, variant: NamedVariant, chooser: str, pinned: Mapping
     if chooser in draft.compare:
         values += [value for _, value in draft.compare[chooser]]
     if not values or all(t.when for t in tuned) and chooser not in draft.compare:
-        values.append(variant.settings.get(chooser, draft.fixed.get(chooser, PARAMETERS[chooser].default)))
+        values.append(variant.settings.get(chooser, draft.fixed.get(chooser, DEFAULTS[chooser])))
     return values
 
 
@@ -163,7 +164,7 @@ def check_combinations(draft: Draft) -> None:
                 return
             for name, message in check_together(Config(**{**values, **choice})):  # type: ignore[arg-type]
                 path = _home(draft, cell, name, choice)
-                if draft.broken & {name, *_DEPENDS.get(name, PARAMETERS)} or (path, message) in told:
+                if any(draft.broken_in(cell[0], p) for p in (name, *_DEPENDS.get(name, PARAMETERS))) or (path, message) in told:
                     continue
                 told.add((path, message))
                 draft.findings.value(path, message)
@@ -212,12 +213,12 @@ def active_values(draft: Draft, cell: Cell, names: Iterable[str]) -> tuple[Value
     values = cell_values(draft, cell)
     if draft.own_job:
         return tuple(values.get(name) for name in names)
-    return tuple(values.get(name, PARAMETERS[name].default) if _is_read(draft, name, values) else None for name in names)
+    return tuple(values.get(name, DEFAULTS[name]) if _is_read(draft, name, values) else None for name in names)
 
 
 def _is_read(draft: Draft, name: str, values: Mapping[str, Value]) -> bool:
     read_by = readers(name)
-    return not read_by or any(values.get(chooser, PARAMETERS[chooser].default) in entries for chooser, entries in read_by.items()) or any(
+    return not read_by or any(values.get(chooser, DEFAULTS[chooser]) in entries for chooser, entries in read_by.items()) or any(
         value in read_by[t.name] for t, _ in draft.tuned if t.name in read_by for value in t.choices)
 
 
@@ -235,9 +236,12 @@ def check_doubled(draft: Draft, variants: list[tuple[Cell, tuple[Value | None, .
             continue
         path: Path = ("variant", cell[0].number or 0, "name")
         differ = [name for (name, n, _), (_, other, _) in zip(cell[1], first[1], strict=True) if n != other]
+        idle = draft.no_effect & {("compare", name) for name in differ}
         if first[0] is cell[0] and differ:
             path = ("compare", differ[0])
-        if path not in told:
+        else:
+            idle |= {place for place in draft.no_effect if place[:2] in (("variant", cell[0].number), ("variant", first[0].number))}
+        if path not in told and not idle:
             told.add(path)
             message = f"`{show(cell_name(cell))}` is the same training as `{show(cell_name(first))}`"
             if path[0] == "compare":
@@ -261,7 +265,7 @@ def check_ranks(draft: Draft, local: Local | None, slurm: Slurm | None) -> None:
     sizes = list(_batch_sizes(draft))
     everywhere = "batch_size" in {*draft.fixed, *draft.compare, *(t.name for t, _ in draft.tuned), *draft.broken} \
         or all("batch_size" in v.settings for v in draft.variants)
-    default = int(PARAMETERS["batch_size"].default)
+    default = int(DEFAULTS["batch_size"])
     for ranks, who, place in shares:
         for size, path in sizes:
             if size % ranks:

@@ -8,10 +8,12 @@ from typing import Any
 from harness.findings import Findings, show
 from harness.grid_sections import LARGEST_INT, SECTIONS, Job, describe, show_number
 from harness.spans import Path
-from jobs.config import PARAMETERS, Value, check_value, nearest
+from jobs.config import PARAMETERS, Config, Value, check_value, nearest
 
 _OWN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
 _LONGEST_STRING = 1000
+
+DEFAULTS: dict[str, Value] = {name: value for name, value in Config().as_dict().items() if name in PARAMETERS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,16 +55,28 @@ class Draft:
     """Parameter -> (position in the list, value)."""
     tuned: list[tuple[Tuned, Path]] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
+    broken_at: set[Path] = field(default_factory=set)
+    """The places of the values left out."""
+    no_effect: set[Path] = field(default_factory=set)
+    """The places of parameters that nothing reads, so that the trials they double are not blamed once more."""
     nameless: bool = False
     """Whether a [[variant]] or its name could not be read."""
     kinds: dict[str, tuple[type, Path]] = field(default_factory=dict)
     """In a grid with [job]: the type of each parameter, and where it was first seen."""
 
+    def broken_in(self, variant: NamedVariant, name: str) -> bool:
+        """Whether the value that a variant has for a parameter could not be read."""
+        own: Path = ("variant", variant.number or 0, name)
+        if own in self.broken_at or name in variant.settings:
+            return own in self.broken_at
+        return name in self.broken and (("fixed", name) in self.broken_at or name not in self.fixed and not any(
+            path[0] == "variant" and path[-1] == name for path in self.broken_at))
+
     def known(self, path: Path, name: str) -> bool:
         """Whether `name` is a parameter; if not, that is noted at the key."""
         if self.own_job:
             if not _OWN_NAME.fullmatch(name):
-                self.findings.key(path, f"`{show(name)}` cannot be a parameter: at most 64 letters, digits and _, because it names a column")
+                self.findings.key(path, f"`{show(name)}` cannot be a parameter, which names a column: at most 64 letters, digits and _")
                 return False
             return True
         if name in PARAMETERS:
@@ -84,6 +98,7 @@ class Draft:
                 message = str(error)
         if message:
             self.broken.add(name)
+            self.broken_at.add(path)
             self.findings.value(path, f"`{name}`: {message}" if not message.startswith(f"unknown {name}") else message)
             return None
         return value  # type: ignore[return-value]

@@ -59,7 +59,7 @@ class Local:
 
     ranks: int = _key("processes of one trial", 1, low=1, high=1024)
     cpus_per_trial: int = _key("CPU cores of one trial, over all its processes", 1, low=1, high=1024)
-    gpus_per_trial: int = _key("GPUs of one trial", 0, high=64)
+    gpus_per_trial: int = _key("GPUs of one trial; -1 is one for each process where there are GPUs, else none", -1, low=-1, high=64)
     running: int = _key("at most so many trials at once; 0 is as many as fit", 0)
 
 
@@ -127,9 +127,12 @@ SECTIONS: dict[str, dict[str, str]] = {
 LATER = ("retry", "limits")
 """Sections that are planned, and refused until they do something."""
 
-SITE_KEYS = frozenset(
-    "partition account qos constraint reservation exclude nodelist gres gpu_type export mail_user mail_type setup modules module comment "
-    "array_parallelism additional_parameters srun_args signal_delay_s cluster clusters licenses exclusive stderr_to_stdout network".split())
+SITE_KEYS = frozenset({
+    "partition", "account", "qos", "constraint", "reservation", "exclude", "nodelist", "gres", "gpu_type", "export", "mail_user",
+    "mail_type", "setup", "modules", "module", "comment", "array_parallelism", "additional_parameters", "srun_args", "signal_delay_s",
+    "cluster", "clusters", "licenses", "exclusive", "stderr_to_stdout", "network",
+})
+"""What sites call things: at home in slurm/profiles/*.toml, refused in [slurm]."""
 
 _ALIASES = {"time": "time_min", "timeout_min": "time_min", "minutes": "time_min", "hours": "time_min", "gpus": "gpus_per_node",
             "gpus_per_task": "gpus_per_node", "mem": "mem_gb", "memory": "mem_gb", "cpus": "cpus_per_task", "ntasks": "tasks_per_node",
@@ -250,8 +253,8 @@ def check_study_name(findings: Findings, name: str) -> None:
               else f"it has {', '.join(odd[:5])}" if odd else f"it begins with {name[0]}")
     plain = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode().lower()
     plain = re.sub(r"[^a-z0-9_-]+", "_", plain).strip("_-")[:64]
-    findings.value(("study", "name"), "a study's name is lowercase ASCII letters, digits, _ and -, begins with a letter or digit and has at "
-                                      f"most 64 characters, because folders and jobs are named after it; {reason}"
+    findings.value(("study", "name"), "a study's name is lowercase ASCII letters, digits, _ and -, begins with a letter or digit and has "
+                                      f"at most 64 characters, because folders and jobs are named after it; {reason}"
                                       f"{f'; `{plain}` would do' if plain else ''}")
 
 

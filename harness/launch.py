@@ -8,6 +8,7 @@
 import argparse
 import errno
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -32,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--study-dir", type=Path, metavar="DIR", help="the study folder (default: runs/<name of the study>)")
     options.add_argument("--update-grid", action="store_true", help="let a changed grid replace the one this study was begun with")
     options.add_argument("--update-code", action="store_true", help="let changed code run what has not run yet")
+    options.add_argument("--retry", action="store_true", help="try again what failed or was lost")
     return options
 
 
@@ -61,7 +63,8 @@ def _main(options: argparse.Namespace) -> int:
         return show(grid, root, grid_path=path, local=options.local)
     if not options.local:
         raise UsageError(no_slurm())
-    return launch(grid, root, grid_path=path, command_line=again(options, path), update_grid=options.update_grid, update_code=options.update_code)
+    return launch(grid, root, grid_path=path, command_line=again(options, path), update_grid=options.update_grid,
+                  update_code=options.update_code, retry=options.retry)
 
 
 def no_slurm() -> str:
@@ -71,7 +74,8 @@ def no_slurm() -> str:
     return "running on Slurm comes in a later version; add --local to run on this machine"
 
 
-def launch(grid: Any, root: Path, *, grid_path: Path, command_line: str, update_grid: bool = False, update_code: bool = False) -> int:
+def launch(grid: Any, root: Path, *, grid_path: Path, command_line: str, update_grid: bool = False,
+           update_code: bool = False, retry: bool = False) -> int:
     """Runs a study on this machine until it is over or interrupted; returns the exit status.
 
     Raises:
@@ -86,10 +90,11 @@ def launch(grid: Any, root: Path, *, grid_path: Path, command_line: str, update_
     frozen = store.frozen_grid()
     if frozen is not None and not update_grid and (difference := changes(frozen, grid)):
         raise StudyError(f"this grid differs from the one {root} was begun with:\n{difference}\n"
-                         f"keep both: {command_line} --study-dir {root}-2\n"
+                         f"keep both: {command_line} --study-dir {shlex.quote(f'{root}-2')}\n"
                          f"or let the new one replace it, keeping finished trials that are in both: {command_line} --update-grid")
     display = LiveDisplay() if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else PlainDisplay()
-    run = Launch(store, grid, grid_path=grid_path, data=data_folder(), display=display, update_grid=update_grid, update_code=update_code)
+    run = Launch(store, grid, grid_path=grid_path, data=data_folder(), display=display, update_grid=update_grid,
+                 update_code=update_code, retry=retry)
     interrupts = _Interrupts(run, display)
     try:
         with interrupts:
@@ -103,20 +108,27 @@ def launch(grid: Any, root: Path, *, grid_path: Path, command_line: str, update_
 
 def _close(run: Any, now: Any, command_line: str) -> int:
     """The last lines: what came of it, and the next command."""
-    root = os.path.relpath(run.store.root)
+    root = _short(run.store.root)
     if run.stopping and not now.over:
         print(f"\nstopped; {now.count('done', 'infeasible')} of {len(now.status)} trials have a result, the others keep their progress\n"
               f"go on: {command_line}")
         return 130
     bad = [trial for trial, status in now.status.items() if status in ("failed", "lost")]
-    print(f"\nresults: {root}/trials.parquet  epochs.parquet  attempts.parquet\nfigures: python -m analysis.plots {root}")
+    print(f"\nresults: {root}/trials.parquet  epochs.parquet  attempts.parquet\nfigures: python -m analysis.plots {shlex.quote(root)}")
     for trial in bad[:5]:
         attempts = run.store.scan([trial])[trial].attempts
         reason = attempts[-1].error or "its process was killed each time, before it finished an epoch"
-        print(f"{now.status[trial]}: {trial}  {reason}\n  log: {os.path.relpath(run.store.attempt_log(trial, len(attempts) - 1))}")
+        print(f"{now.status[trial]}: {trial}  {reason}\n  log: {_short(run.store.attempt_log(trial, len(attempts) - 1))}")
     if len(bad) > 5:
         print(f"and {len(bad) - 5} more; attempts.parquet has the cause of each")
+    if bad:
+        print(f"try them again: {command_line} --retry")
     return 1 if bad else 0
+
+
+def _short(path: Path) -> str:
+    """The path from here where it lies below, else the whole of it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 class _Interrupts:
@@ -150,8 +162,6 @@ def _disk_error(error: OSError, root: Path) -> HarnessError:
 
 def again(options: argparse.Namespace, grid: Path) -> str:
     """The command that goes on with this study."""
-    import shlex
-
     words = ["python", "-m", "harness.launch", str(grid), *(["--local"] if options.local else [])]
     for override in options.overrides:
         words += ["--set", override]

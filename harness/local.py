@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class LocalExecutor:
 
         executor = submitit.LocalExecutor(folder=self.store.submitit_folder)
         executor.update_parameters(timeout_min=FOREVER_MIN, tasks_per_node=1, gpus_per_node=len(gpus), visible_gpus=gpus)
-        with _environment(self.local, code), _without_ctrl_c():
+        with _environment(self.local, code), _without_ctrl_c(), _without_output():
             job = executor.submit(worker.main, str(self.store.root), batch, place)
         job._cancel_at_deletion = False
         self._jobs[f"{batch:03d}-{place}"] = job
@@ -119,9 +120,28 @@ def _environment(local: Local, code: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_ctrl_c() -> Iterator[None]:
-    """A child started inside ignores Ctrl-C in the terminal it shares with us; the launcher stops it in its own way."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A child started inside is deaf to Ctrl-C in the terminal it shares with us, for good: a blocked signal stays so through fork and
+    exec. The launcher stops it in its own way; a Ctrl-C that comes meanwhile reaches the launcher at the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _without_output() -> Iterator[None]:
+    """A child started inside writes to nobody: otherwise `launch | tee log` would wait for workers long after the launcher was killed.
+    What a worker prints goes to submitit's files."""
+    sys.stdout.flush()
+    kept = [os.dup(1), os.dup(2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept[0], 1)
+        os.dup2(kept[1], 2)
+        for handle in (*kept, nowhere):
+            os.close(handle)

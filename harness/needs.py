@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.store import Store
 import jobs.data
+from harness.errors import MissingData
+from harness.store import Store
 from jobs import registry
 from jobs.config import Config
+from jobs.datasets import DataError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,12 +35,19 @@ def missing(configs: Iterable[dict[str, Any]], *, data: Path, runs: Path, grid: 
         data: the data folder.
         runs: the folder that holds this and earlier studies.
         grid: the grid's file, for the command that mends it.
+
+    Raises:
+        MissingData: the data folder may not be read.
     """
     found: dict[str, Missing] = {}
     stage = f"python -m harness.stage {grid}   (where there is internet)"
     for config in configs:
         dataset = config["dataset"]
-        if dataset not in found and (gone := jobs.data.missing(Config.from_dict(config), data)):
+        try:
+            gone = [] if dataset in found else jobs.data.missing(Config.from_dict(config), data)
+        except DataError as error:
+            raise MissingData(str(error)) from error
+        if gone:
             more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
             found[dataset] = Missing(what=f"data set {dataset}", where=f"{gone[0]}{more}", command=stage)
         weights = config["weights"]
@@ -46,7 +55,7 @@ def missing(configs: Iterable[dict[str, Any]], *, data: Path, runs: Path, grid: 
             name = weights.removeprefix("study:")
             if weights not in found and not source_of(Store(runs / name), seed=0):
                 found[weights] = Missing(what=f"a finished trial of study {name}", where=str(runs / name),
-                                         command=f"python -m harness.launch {grid.parent / name}.toml   (with --local, if this study runs so)")
+                                         command=f"python -m harness.launch {grid.parent / name}.toml   (with --local if this one is)")
         elif (path := registry.weights_path(config["model"], weights, data)) and not path.exists():
             found[str(path)] = Missing(what=f"weights {weights} of {config['model']}", where=str(path), command=stage)
     return list(found.values())

@@ -72,7 +72,8 @@ class Plan:
         return self.count("running", "queued", "pending") == 0
 
 
-def plan(trials: Sequence[str], states: Mapping[str, TrialState], *, living: Mapping[str, Batch | None], slots: int) -> Plan:
+def plan(trials: Sequence[str], states: Mapping[str, TrialState], *, living: Mapping[str, Batch | None], slots: int,
+         forgiven: Mapping[str, int] | None = None) -> Plan:
     """Decides.
 
     Args:
@@ -80,23 +81,26 @@ def plan(trials: Sequence[str], states: Mapping[str, TrialState], *, living: Map
         states: what the disk says of each.
         living: the workers that are alive or may yet come, "<batch>-<place>" -> their batch.
         slots: how many workers may run at once.
+        forgiven: trial -> how many of its first attempts do not count against it any more.
     """
     promised = {pair for batch in {id(b): b for b in living.values() if b}.values() for pair in batch.trials}
-    status = {trial: _status(trial, states[trial], living, promised) for trial in trials}
+    status = {trial: _status(trial, states[trial], living, promised, (forgiven or {}).get(trial, 0)) for trial in trials}
     submit = [(trial, len(states[trial].attempts)) for trial in trials if status[trial] == "pending"]
     return Plan(status=status, submit=submit, workers=max(0, min(slots - len(living), len(submit))))
 
 
-def _status(trial: str, state: TrialState, living: Mapping[str, Any], promised: set[tuple[str, int]]) -> str:
+def _status(trial: str, state: TrialState, living: Mapping[str, Any], promised: set[tuple[str, int]], forgiven: int) -> str:
     if state.result:
         return state.result
-    last = state.attempts[-1] if state.attempts else Attempt(cause="none")
+    attempts = state.attempts[forgiven:]
+    last = attempts[-1] if attempts else Attempt(cause="none")
     if last.cause in ("exception", "out_of_memory"):
         return "failed"
-    if last.cause is None and last.worker in living:
+    begun_only = not last.worker and (trial, len(state.attempts) - 1) in promised  # its file is there, its first line is not
+    if last.cause is None and (last.worker in living or begun_only):
         return "running"
     if (trial, len(state.attempts)) in promised:
         return "queued"
-    recent = state.attempts[-GIVE_UP_AFTER:]
+    recent = attempts[-GIVE_UP_AFTER:]
     died = [a for a in recent if a.cause in (None, "killed") and not a.epochs]
     return "lost" if len(died) == GIVE_UP_AFTER else "pending"

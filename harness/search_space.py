@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.findings import show
-from harness.grid_draft import Draft, Tuned, read_choices, text_of, why_not_scalar
+from harness.grid_draft import DEFAULTS, Draft, Tuned, read_choices, text_of, why_not_scalar
 from harness.grid_sections import Confirm, Halving, Search, describe, read_section
 from harness.spans import Path
 from jobs.config import PARAMETERS, Value, nearest
@@ -48,8 +48,8 @@ def _read_level(draft: Draft, path: Path, table: Mapping[str, Any], when: tuple[
             continue
         if not inner.get(name):
             usable = [n for n, values in inner.items() if values]
-            draft.findings.key(place, f"`{show(name)}` is not a choice here: a condition names a parameter that is tuned as a list, compared, "
-                                      f"or set in variants{nearest(name[:80], usable) if usable else ''}")
+            draft.findings.key(place, f"`{show(name)}` is not a choice here: a condition names a parameter that is tuned as a list, "
+                                      f"compared, or set in variants{nearest(name[:80], usable) if usable else ''}")
             continue
         _read_cases(draft, place, cases, when, inner)
 
@@ -81,6 +81,11 @@ def _read_parameter(draft: Draft, path: Path, name: str, spec: object) -> Tuned 
     if not isinstance(spec, dict):
         draft.findings.value(path, f"`{name}`: {{ low = …, high = … }} or a list of choices is meant, not {describe(spec)}; "
                                    "one value goes into [fixed]")
+        draft.broken.add(name)
+        return None
+    if not draft.own_job and PARAMETERS[name].type not in (int, float):
+        kind = "true or false" if PARAMETERS[name].type is bool else "a string"
+        draft.findings.value(path, f"`{name}` is {kind}: give a list of choices, not a range")
         draft.broken.add(name)
         return None
     before = len(draft.findings.problems)
@@ -119,10 +124,6 @@ def _number(draft: Draft, path: Path, name: str, value: object) -> float | None:
             draft.findings.value(path, f"`step`: {name} is a whole number, and so is its step, not {value}")
             return None
         return value if PARAMETERS[name].type is int else float(value)
-    if not draft.own_job and PARAMETERS[name].type not in (int, float):
-        kind = "true or false" if PARAMETERS[name].type is bool else "a string"
-        draft.findings.value(path, f"`{name}` is {kind}: give a list of choices, not a range")
-        return None
     clean = draft.check(path, name, value)
     return clean if isinstance(clean, (int, float)) else None
 
@@ -184,7 +185,7 @@ def read_search(draft: Draft, table: object) -> Search | None:
 def _check_first_rung(draft: Draft, halving: Halving | None) -> None:
     if halving is None or draft.own_job or "epochs" in draft.broken or any(t.name == "epochs" for t, _ in draft.tuned):
         return
-    default = draft.fixed.get("epochs", PARAMETERS["epochs"].default)
+    default = draft.fixed.get("epochs", DEFAULTS["epochs"])
     given = [value for _, value in draft.compare.get("epochs", ())] or [v.settings.get("epochs", default) for v in draft.variants]
     fewest = min(int(value) for value in given)
     if halving.first >= fewest:

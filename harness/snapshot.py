@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.errors import UsageError
 from harness.store import Store
 from jobs.failpoint import failpoint
 
@@ -60,8 +61,9 @@ class Source:
 
 def _files_of(package: str) -> dict[str, bytes]:
     spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"no package {package} on the Python path")
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        raise UsageError(f"there is no Python package or module `{package}` to run; the folder that holds it must be the working "
+                         "directory or on PYTHONPATH (and a package needs an __init__.py)")
     if not spec.submodule_search_locations:
         return {Path(spec.origin).name: Path(spec.origin).read_bytes()}
     folder = Path(spec.origin).parent

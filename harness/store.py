@@ -105,15 +105,21 @@ class Store:
                              "choose another place with --study-dir DIR") from error
 
     def frozen_grid(self) -> str | None:
-        """The text of the frozen grid, None when there is no study yet."""
+        """The text of the frozen grid, None when there is no study yet.
+
+        Raises:
+            StudyError: it cannot be read.
+        """
         try:
             return self.grid_file.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise StudyError(f"cannot read {self.grid_file}: {error}; choose another place with --study-dir DIR") from error
 
-    def freeze_grid(self, text: str, *, step: str = "grid") -> None:
+    def freeze_grid(self, text: str) -> None:
         """Makes `text` the study's grid."""
-        files.replace(self.grid_file, text.encode(), step=step)
+        files.replace(self.grid_file, text.encode(), step="grid")
 
     def environment(self) -> dict[str, Any]:
         """env.json, empty before it is written."""
@@ -164,12 +170,8 @@ class Store:
 
     def batches(self) -> list[Batch]:
         """All batches ever intended, with the workers that took their places (None: nobody did yet)."""
-        found = []
-        for path in sorted((self.root / "submit").glob("[0-9]*.json")):
-            if "-" in path.stem:
-                continue
-            found.append(self.batch(int(path.stem)))
-        return found
+        numbers = sorted(int(path.stem) for path in (self.root / "submit").glob("[0-9]*.json") if path.stem.isdigit())
+        return [self.batch(number) for number in numbers]
 
     def batch(self, number: int) -> Batch:
         """One batch."""
@@ -218,7 +220,7 @@ class Store:
 
     def result(self, trial_id: str) -> dict[str, Any] | None:
         """The trial's result, None when it has none."""
-        return files.read_json(self.trial_folder(trial_id) / "result.json")
+        return files.read_json(self.trial_folder(trial_id) / "result.json")  # type: ignore[no-any-return]
 
     def attempts(self, trial_id: str) -> Iterator[list[dict[str, Any]]]:
         """The events of each attempt, oldest first."""
@@ -247,12 +249,14 @@ class AttemptLog:
     """Appends events to an attempt's file. Its one writer is the worker that created it."""
 
     def __init__(self, handle: int):
-        self._handle = handle
+        self._handle, self._torn = handle, False
 
     def write(self, event: dict[str, Any], *, durable: bool = False) -> None:
         """Appends one event. A full disk loses the event, not the training: what counts is in the checkpoint and in the result."""
+        line = ("\n" if self._torn else "") + json.dumps(event, separators=(",", ":")) + "\n"
+        self._torn = True  # until the whole line is there: half a line must not swallow the next one
         try:
-            os.write(self._handle, (json.dumps(event, separators=(",", ":")) + "\n").encode())
+            self._torn = os.write(self._handle, line.encode()) < len(line)
             if durable:
                 os.fsync(self._handle)
         except OSError as error:

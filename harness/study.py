@@ -27,7 +27,10 @@ SHORTEST_LOOK_S = 0.2
 """Pause between two looks at the disk; longer when a look takes long, so that looking stays below a tenth of the time."""
 COMPACT_EVERY_S = 30.0
 DEAD_STARTS = 3
-"""Workers in a row that may die before they take their place; then the launch ends with what the last one printed."""
+"""Workers in a row that may die before they take their place, or batches that begin no trial; then the launch ends with what the last
+one printed."""
+LAST_WORDS_S = 10.0
+"""How long workers that have nothing left to do get to write their last lines."""
 
 
 class Display(Protocol):
@@ -82,14 +85,15 @@ class Launch:
     """One launcher on one study."""
 
     def __init__(self, store: Store, grid: Grid, *, grid_path: Path, data: Path, display: Display, update_grid: bool = False,
-                 update_code: bool = False):
+                 update_code: bool = False, retry: bool = False):
         self.store, self.grid, self.grid_path, self.data, self.display = store, grid, grid_path, data.absolute(), display
-        self.update_grid, self.update_code = update_grid, update_code
+        self.update_grid, self.update_code, self.retry = update_grid, update_code, retry
         self.executor = LocalExecutor(store, grid.local)
         self.stopping = False
         self.started = time.monotonic()
         self._finished: dict[str, TrialState] = {}
-        self._dead_starts = 0
+        self._dead_starts, self._idle_batches = 0, 0
+        self._last_batch: Batch | None = None
         self._code = ""
         self._weights_files: dict[str, str] = {}
 
@@ -103,11 +107,17 @@ class Launch:
         """
         self._prepare()
         trials = self.store.trials()
+        at_start = self._scan(trials)
+        forgiven = {trial: len(state.attempts) for trial, state in at_start.items()} if self.retry else {}
+        full = None
         compacted_at, compacted = time.monotonic(), -1
         while True:
             looked = time.monotonic()
             living = self._living()
-            now = plan([t.id for t in trials], self._scan(trials), living=living, slots=self.executor.slots)
+            states = self._scan(trials)
+            now = plan([t.id for t in trials], states, living=living, slots=self.executor.slots, forgiven=forgiven)
+            if full is None and (full := _disk_full(states, at_start)):
+                self.stopping = True
             self.display.update(self, now)
             done = len(trials) - now.count("running", "queued", "pending")
             if now.over or (self.stopping and not living):
@@ -120,7 +130,9 @@ class Launch:
                 self.compact(now, living)
                 compacted_at, compacted = time.monotonic(), done
             time.sleep(max(SHORTEST_LOOK_S, 10 * (time.monotonic() - looked)))
-        self.compact(now, {})
+        self.compact(now, self._wait_for_last_words())
+        if full and not now.over:
+            raise StudyError(f"no space left: {full}; nothing that was finished is lost: free some space and give the same command again")
         return now
 
     def compact(self, now: Plan, living: dict[str, Batch | None]) -> None:
@@ -128,13 +140,24 @@ class Launch:
         ended = {trial: status for trial, status in now.status.items() if status in ("failed", "lost")}
         tables.compact(self.store, self.grid, living=frozenset(living), states=ended)
 
+    def _wait_for_last_words(self) -> dict[str, Batch | None]:
+        """Lets workers that have published their last result say so in their attempt files too; returns those that still live."""
+        until = time.monotonic() + LAST_WORDS_S
+        while True:
+            living = self._living()
+            living = {name: batch for name, batch in living.items() if batch and batch.claims[int(name.rpartition("-")[2])]}
+            if not living or time.monotonic() > until:
+                return living
+            time.sleep(0.02)
+
     # --- before the first look ---------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
         """Takes hold of the study and freezes everything that is decided before the first trial; every step may be repeated."""
         store, grid = self.store, self.grid
         trials = plan_trials(grid, source_digests(grid, store))
-        if grid.job is None and (gone := needs.missing((t.config for t in trials), data=self.data, runs=store.root.parent, grid=self.grid_path)):
+        configs = [t.config for t in trials] if grid.job is None else []
+        if gone := needs.missing(configs, data=self.data, runs=store.root.parent, grid=self.grid_path):
             raise MissingData(missing_text(gone))
         store.create_folders()
         self._hold()
@@ -147,8 +170,8 @@ class Launch:
         store.write_wave(0, trials, told=[])
         planned = store.trials()
         if [t.id for t in planned] != [t.id for t in trials]:
-            raise StudyError(f"{store.root} was planned with other trials than this grid and this version make now (a default or an earlier "
-                             "study's weights changed): start anew with --study-dir DIR, or take the new plan with --update-grid; "
+            raise StudyError(f"{store.root} was planned with other trials than this grid and this version make now (a default or an "
+                             "earlier study's weights changed): start anew with --study-dir DIR, or take the new plan with --update-grid; "
                              "finished trials that are in both are kept")
         self._weights_files = self._files_of_weights(planned)
 
@@ -179,7 +202,7 @@ class Launch:
                        f"if that host is gone, remove {self.store.root / 'launcher'} and launch again")
                 raise StudyError(f"study {self.grid.name} is being launched by {where} since {since}; {end}")
         if not self.store.take_over(len(launchers) + 1, me):
-            raise StudyError(f"another launcher took hold of study {self.grid.name} at the same moment; look at it with the same command later")
+            raise StudyError(f"another launcher took hold of study {self.grid.name} at the same moment; let it go on")
 
     def _take_over_weights(self) -> None:
         """Copies the weights that come from earlier studies into this one."""
@@ -233,10 +256,22 @@ class Launch:
         if self.executor.started(name):
             self._dead_starts += 1
             if self._dead_starts >= DEAD_STARTS:
-                raise StudyError(f"{DEAD_STARTS} workers ended before they could begin; the last one said:\n{self.executor.last_words(name)}")
+                raise StudyError(f"{DEAD_STARTS} workers ended before they could begin; the last one said:\n"
+                                 f"{self.executor.last_words(name)}")
 
     def _submit(self, now: Plan, living: dict[str, Batch | None]) -> None:
-        """Writes a batch down and starts its workers."""
+        """Writes a batch down and starts its workers.
+
+        Raises:
+            StudyError: batch after batch ended without beginning its first trial.
+        """
+        if self._last_batch and self._last_batch.trials[0] == now.submit[0]:
+            self._idle_batches += 1
+            if self._idle_batches >= DEAD_STARTS:
+                raise StudyError(f"{DEAD_STARTS} batches of workers ended before they began a trial; a worker of the last one said:\n"
+                                 f"{self.executor.last_words(f'{self._last_batch.number:03d}-0')}")
+        else:
+            self._idle_batches = 0
         number = max((b.number for b in self.store.batches()), default=-1) + 1
         grid, request = self.grid, {"budget": None, "metric": self.grid.metric, "mode": self.grid.mode, "select": self.grid.select,
                                     "test": self.grid.test == "each"}
@@ -245,11 +280,12 @@ class Launch:
                                                        for name, batch in living.items() if batch])
         settings: dict[str, Any] = {
             "run": grid.job.run if grid.job else BUILT_IN_JOB, "request": request, "ranks": grid.local.ranks, "data": str(self.data),
-            "gpus": gpus, "weights_files": weights, "checkpoint_s": 5.0, "code": self._code,
+            "gpus": gpus, "weights_files": weights, "code": self._code,
             "origin": {**snapshot.origin(), "code": self._code, "device": "cuda" if self.executor.gpus_per_worker else "cpu"}}
         batch = Batch(number=number, workers=now.workers, trials=now.submit, settings=settings)
         if not self.store.write_batch(batch):
             return
+        self._last_batch = batch
         for place in range(now.workers):
             self.executor.submit(number, place, code=self.store.code_folder(self._code), gpus=gpus[place])
 
@@ -263,14 +299,29 @@ class Launch:
                     self.executor.stop(claim)
 
 
+def _disk_full(states: dict[str, TrialState], at_start: dict[str, TrialState]) -> str | None:
+    """What an attempt said that met a full disk since the launch began."""
+    for trial, state in states.items():
+        met, before = ([a for a in s.attempts if a.cause == "disk_full"] for s in (state, at_start[trial]))
+        if len(met) > len(before):
+            return met[-1].error
+    return None
+
+
 def changes(frozen: str, grid: Grid) -> str | None:
     """What differs between a study's frozen grid and a new one, as a diff; None when they ask for the same trials."""
     old = parse_grid(frozen, name="grid.toml")
-    if old.identity() == grid.identity():
+    if _asks_for(old) == _asks_for(grid):
         return None
     lines = difflib.unified_diff(frozen.splitlines(), grid.text.splitlines(), "the study's grid", "the grid now", lineterm="", n=1)
     text = "\n".join(lines)
     return text or json.dumps({"then": old.identity(), "now": grid.identity()}, indent=1)
+
+
+def _asks_for(grid: Grid) -> str:
+    """What a grid asks for as text to compare: in a job of the user's own 1 and 1.0 differ, and the order of the variants is that of
+    the trials."""
+    return json.dumps([grid.identity(), [variant.name for variant in grid.variants]], sort_keys=True)
 
 
 def missing_text(gone: list[needs.Missing]) -> str:

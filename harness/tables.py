@@ -21,7 +21,7 @@ from jobs.config import METRICS, PARAMETERS, TEST_METRICS, Config
 from jobs.datasets import DATASETS
 
 SCHEMA_VERSION = 1
-_TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+_TYPES: dict[object, pa.DataType] = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
 _TIME = pa.timestamp("us", tz="UTC")
 
 _ATTEMPTS = pa.schema([
@@ -31,6 +31,9 @@ _ATTEMPTS = pa.schema([
     ("train_s", pa.float64()), ("images_per_s", pa.float64()), ("peak_memory_gb", pa.float64()), ("epoch_s", pa.list_(pa.float64())),
     ("test_opened", pa.bool_()), ("commit", pa.string()), ("dirty", pa.bool_()), ("code", pa.string()),
     ("python", pa.string()), ("torch", pa.string())])
+
+_OF_START = ("host", "pid", "worker", "job_id", "device", "ranks", "commit", "dirty", "code", "python", "torch")
+"""Columns of attempts that the attempt's first event holds."""
 
 
 def compact(store: Store, grid: Grid, *, living: frozenset[str] = frozenset(), states: dict[str, str] | None = None) -> None:
@@ -104,7 +107,7 @@ def _attempt_row(trial_id: str, number: int, events: list[dict[str, Any]], livin
     return {"trial_id": trial_id, "attempt": number, "error": end.get("error"),
             "cause": end.get("cause") or ("running" if start.get("worker") in living else "lost"),
             "started": _moment(start.get("time")), "ended": _moment(end.get("time")),
-            **{name: start.get(name) for name in ("host", "pid", "worker", "job_id", "device", "ranks", "commit", "dirty", "code", "python", "torch")},
+            **{name: start.get(name) for name in _OF_START},
             "first_epoch": min((e["epoch"] for e in epochs), default=None), "last_epoch": max((e["epoch"] for e in epochs), default=None),
             "train_s": sum(seconds), "images_per_s": speeds[len(speeds) // 2] if speeds else None,
             "peak_memory_gb": max((e["peak_memory_gb"] for e in epochs if "peak_memory_gb" in e), default=None),

@@ -1,9 +1,11 @@
 """The processes of one attempt: forks the ranks, listens to them, ends all when one dies."""
 
+import contextlib
 import ctypes
 import dataclasses
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -15,6 +17,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
+from harness.files import is_full
 from harness.store import PlannedTrial, Store
 from jobs.config import Trial
 from jobs.contract import Context, Interrupted, Outcome, Superseded
@@ -33,6 +36,7 @@ class TrialProcesses:
         self._meeting = Path(tempfile.mkdtemp(prefix="harness-"))  # 0700: nobody else can join the process group
         self._pipe, told = _fork.Pipe(duplex=False)
         self._ended = False
+        self._ended_by_us: set[int] = set()
         self._ranks = []
         for rank in range(settings["ranks"]):
             process = _fork.Process(target=_rank_main, args=(store, trial), kwargs={
@@ -53,6 +57,9 @@ class TrialProcesses:
             except (EOFError, ValueError):
                 self._ended = True
                 return None
+        if not any(process.is_alive() for process in self._ranks) and not self._pipe.poll():
+            self._ended = True  # what a trial has started may outlive it and keep the pipe open
+            return None
         if any(process.exitcode not in (None, 0) for process in self._ranks):
             self._end_all()  # the others would wait for the dead one until their time-out
         return {"event": "nothing"}
@@ -61,7 +68,7 @@ class TrialProcesses:
         """Asks all ranks to keep their progress and end."""
         for process in self._ranks:
             if process.is_alive():
-                os.kill(process.pid, signal.SIGTERM)
+                process.terminate()  # SIGTERM
 
     def collect(self) -> str:
         """Waits for all ranks and says how they ended."""
@@ -70,15 +77,22 @@ class TrialProcesses:
         self._pipe.close()
         return ", ".join(f"rank {rank}: {_exit_name(process.exitcode)}" for rank, process in enumerate(self._ranks))
 
+    @property
+    def killed(self) -> bool:
+        """Whether a signal that was not ours ended a rank; an exception of another rank is then only its echo."""
+        return any((process.exitcode or 0) < 0 and rank not in self._ended_by_us for rank, process in enumerate(self._ranks))
+
     def clear_checkpoints(self) -> None:
         """Drops what only an unfinished trial needs."""
-        for path in self._folder.glob("checkpoint-*.pt*"):
-            path.unlink(missing_ok=True)
+        for pattern in ("checkpoint-*.pt*", ".checkpoint-*.tmp"):
+            for path in self._folder.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def _end_all(self, *, wait_s: float = 1) -> None:
-        for process in self._ranks:
+        for rank, process in enumerate(self._ranks):
             process.join(wait_s)
             if process.is_alive():
+                self._ended_by_us.add(rank)
                 process.kill()
                 process.join()
 
@@ -96,29 +110,31 @@ def _rank_main(store: Store, trial: PlannedTrial, *, attempt: int, settings: dic
     stop = _StopFlag()
     _redirect_output(store.attempt_log(trial.id, attempt), rank)
 
+    def report(row: dict[str, Any]) -> None:
+        if type(row.get("epoch")) is not int:
+            raise TypeError(f"context.report needs a row with a whole number \"epoch\", not {row}")
+        tell({**row, "event": "epoch"})
+
     def tell(message: dict[str, Any]) -> None:  # the ranks share the pipe: a write below 4096 bytes is never torn, pipe(7)
         pipe.send_bytes(json.dumps(message).encode())
 
     try:
-        outcome = _run(store, trial, attempt=attempt, settings=settings, rank=rank, address=address, stop=stop,
-                       report=lambda row: tell({"event": "epoch", **row}))
+        outcome = _run(store, trial, attempt=attempt, settings=settings, rank=rank, address=address, stop=stop, report=report)
         if rank == 0:
-            tell({"event": "outcome", "outcome": dataclasses.asdict(outcome)})
+            tell({"event": "outcome", "outcome": _as_json(outcome, settings["request"]["metric"])})
     except Interrupted:
         tell({"event": "end", "cause": "interrupted"})
     except Superseded:
         tell({"event": "end", "cause": "superseded"})
     except Exception as error:
         traceback.print_exc()
-        tell({"event": "end", "cause": "out_of_memory" if _is_out_of_memory(error) else "exception",
+        tell({"event": "end", "cause": "disk_full" if is_full(error) else "out_of_memory" if _is_out_of_memory(error) else "exception",
               "error": f"{f'rank {rank}: ' if settings['ranks'] > 1 else ''}{type(error).__name__}: {error}"[:500]})
         sys.exit(1)
 
 
 def _run(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[str, Any], rank: int, address: str, stop: "_StopFlag",
          report: Any) -> Outcome:
-    from jobs.ranks import joined
-
     module, _, function = settings["run"].partition(":")
     run = getattr(importlib.import_module(module), function)
     device = f"cuda:{rank}" if settings["origin"]["device"] == "cuda" else "cpu"  # CUDA_VISIBLE_DEVICES holds this worker's own
@@ -130,10 +146,42 @@ def _run(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[str,
 
     weights = settings["weights_files"].get(trial.id)
     context = Context(folder=store.trial_folder(trial.id), data=Path(settings["data"]), weights_file=Path(weights) if weights else None,
-                      report=report, stop=stop, fence=fence, rank=rank, ranks=settings["ranks"], device=device,
-                      checkpoint_s=settings["checkpoint_s"])
-    with joined(rank, settings["ranks"], address=address, device=device):
+                      report=report, stop=stop, fence=fence, rank=rank, ranks=settings["ranks"], device=device)
+    with _joined(rank, settings["ranks"], address=address, device=device):
         return run(Trial(config=trial.config, seed=trial.seed, **settings["request"]), context)  # type: ignore[no-any-return]
+
+
+def _joined(rank: int, ranks: int, *, address: str, device: str) -> contextlib.AbstractContextManager[None]:
+    """`jobs.ranks.joined`; without several ranks torch need not be imported, which a job of the user's own may do without."""
+    if ranks == 1:
+        return contextlib.nullcontext()
+    from jobs.ranks import joined
+
+    return joined(rank, ranks, address=address, device=device)
+
+
+def _as_json(outcome: object, metric: str) -> dict[str, Any]:
+    """An outcome as JSON values; what is not finite becomes None, as JSON and the tables have no better word for it.
+
+    Raises:
+        TypeError, ValueError: a job of the user's own returned something the tables cannot hold.
+    """
+    if not isinstance(outcome, Outcome):
+        raise TypeError(f"a job returns a jobs.contract.Outcome, not {type(outcome).__name__}")
+    if outcome.status not in ("done", "infeasible"):
+        raise ValueError(f'an outcome is "done" or "infeasible", not {outcome.status!r}')
+    if [row.get("epoch") for row in outcome.rows] != list(range(1, len(outcome.rows) + 1)):
+        raise ValueError('the rows of an outcome have "epoch" 1, 2, 3, ... in this order')
+    if outcome.epoch is None and outcome.status == "done" or outcome.epoch is not None and not 1 <= outcome.epoch <= len(outcome.rows):
+        raise ValueError(f"the outcome's epoch is one of its rows, 1 to {len(outcome.rows)}, not {outcome.epoch}")
+    value = outcome.rows[outcome.epoch - 1].get(metric) if outcome.epoch else 0.0
+    if outcome.status == "done" and not (isinstance(value, (int, float)) and math.isfinite(value)):
+        raise ValueError(f"the selected row's {metric}, which the grid decides by, is {value!r}, not a finite number")
+
+    def finite(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
+
+    return {**dataclasses.asdict(outcome), "rows": [finite(row) for row in outcome.rows], "test": finite(outcome.test)}
 
 
 class _StopFlag:
@@ -169,6 +217,4 @@ def _redirect_output(path: Path, rank: int) -> None:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)

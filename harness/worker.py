@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import processes
+from harness.files import is_full
 from harness.store import AttemptLog, PlannedTrial, Store
 from harness.trial_process import TrialProcesses
 from jobs.failpoint import failpoint
@@ -75,8 +76,10 @@ class Worker:
         started = time.time()
         log.write({"event": "start", "attempt": attempt, "time": started, "ranks": settings["ranks"], **who, **settings["origin"]})
         failpoint("attempt.started")
-        children = TrialProcesses(self.store, trial, attempt=attempt, settings=settings)
-        end = self._watch(children, trial, log)
+        try:
+            end = self._watch(TrialProcesses(self.store, trial, attempt=attempt, settings=settings), trial, log)
+        except OSError as error:  # the worker itself could not fork, or make the folder in which ranks meet
+            end = {"cause": "disk_full" if is_full(error) else "exception", "error": f"{type(error).__name__}: {error}"}
         log.write({"event": "end", "time": time.time(), **end}, durable=True)
         failpoint("attempt.ended")
         log.close()
@@ -90,14 +93,22 @@ class Worker:
             if message["event"] == "epoch":
                 log.write({**message, "time": time.time()})
             elif message["event"] == "outcome":
-                outcome = message["outcome"]
-                self.store.publish_result(trial.id, {"trial": trial.id, **outcome})
-                children.clear_checkpoints()
-                end = {"cause": outcome["status"], "test_opened": bool(outcome["test"])}
+                end = self._publish(children, trial, message["outcome"])
             elif message["event"] == "end" and not end:  # the first rank that fails tells the cause, the others only suffer from it
                 end = {key: value for key, value in message.items() if key != "event"}
         exits = children.collect()
-        return end or {"cause": "killed", "error": f"the trial's process ended with {exits}"}
+        if not end or (end["cause"] == "exception" and children.killed):
+            end = {"cause": "killed", "error": f"the trial's process ended with {exits}"}
+        return end
+
+    def _publish(self, children: TrialProcesses, trial: PlannedTrial, outcome: dict[str, Any]) -> dict[str, Any]:
+        """Makes an outcome the trial's result; returns the `end` event."""
+        try:
+            self.store.publish_result(trial.id, {"trial": trial.id, **outcome})
+        except OSError as error:
+            return {"cause": "disk_full" if is_full(error) else "exception", "error": f"the result could not be written: {error}"}
+        children.clear_checkpoints()
+        return {"cause": outcome["status"], "test_opened": bool(outcome["test"])}
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from jobs.contract import Context
 from jobs.registry import weights_path
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Trains the trial of a JSON file and writes metrics.jsonl and result.json into a folder."""
+def main(arguments: list[str] | None = None) -> int:
+    """Trains the trial of a JSON file and writes metrics.jsonl and result.json into a folder; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m jobs.train", description="Train one config with one seed.")
     parser.add_argument("config", type=Path, help='JSON file: {"config": {parameters}, "seed": 0}')
     parser.add_argument("--out", type=Path, help="folder for checkpoints and results (default: the file's name without .json)")
@@ -25,7 +25,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _train(options)
     except (ConfigError, OSError, RuntimeError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ def across_ranks(model: nn.Module) -> nn.Module:
     if ranks() == 1:
         return model
     if "nccl" in dist.get_backend():
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return converted
     return _replace(model)
 

@@ -78,7 +78,7 @@ def save(folder: Path, state: dict[str, Any], *, epoch: int, step: int) -> None:
 
 def load(folder: Path, device: str) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest whole checkpoint, or None, and a note for every damaged one, which is renamed to `*.bad`."""
-    notes = []
+    notes: list[str] = []
     for path in _newest_first(folder):
         try:
             header, _, payload = path.read_bytes().partition(b"\n")

@@ -114,8 +114,9 @@ PARAMETERS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.
 def nearest(word: str, valid: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest valid one, and all of them when there are at most 40."""
     names = [str(v) for v in valid]
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    hint = f"; did you mean `{close[0]}`?" if close else ""
+    lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
+    hint = f"; did you mean `{lower[close[0]]}`?" if close else ""
     return hint + (f" (valid: {', '.join(names)})" if len(names) <= 40 else f" ({len(names)} are valid: {', '.join(names[:5])}, …)")
 
 
@@ -128,7 +129,10 @@ def check_value(name: str, value: object) -> Value:
     spec = PARAMETERS[name]
     kind = spec.type
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError("the number is too large") from None
     if type(value) is not kind:
         raise ValueError(f"{_KIND[kind]} is meant, not {_describe(value)}{_unquote(kind, value)}")
     if isinstance(value, float) and not math.isfinite(value):
@@ -137,16 +141,18 @@ def check_value(name: str, value: object) -> Value:
         if value <= spec.metadata["above"]:
             raise ValueError(f"{value} is not above {spec.metadata['above']}")
         if not spec.metadata["low"] <= value <= spec.metadata["high"]:
-            raise ValueError(f"{value} is outside {spec.metadata['low']} to {spec.metadata['high']}")
+            low, high = spec.metadata["low"], spec.metadata["high"]
+            raise ValueError(f"{value} is below {low}" if high == math.inf else f"{value} is above {high}" if low == -math.inf
+                             else f"{value} is outside {low} to {high}")
     choices = spec.metadata["choices"]
     if choices and value not in choices:
         raise ValueError(f"unknown {name} {json.dumps(value)}{nearest(str(value), choices)}")
     if name == "classes":
         parse_classes(str(value))
-    return value
+    return value  # type: ignore[return-value]
 
 
-_KIND = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+_KIND: dict[object, str] = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
 
 def _describe(value: object) -> str:
@@ -176,10 +182,13 @@ def parse_classes(text: str) -> tuple[int, ...]:
         return ()
     chosen: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not (first.isascii() and first.isdigit() and (not last or last.isascii() and last.isdigit()) and len(part) < 20):
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        if not (first.isascii() and first.isdigit() and last.isascii() and last.isdigit() and len(part) < 20):
             raise ValueError(f'"{text}" is not a list of classes such as "0-4" or "0,2,7-9", nor "all"')
-        chosen.update(range(int(first), min(int(last or first), int(first) + 100_000) + 1))
+        if int(first) > int(last):
+            raise ValueError(f'"{text}" has a range that runs backwards: {part.strip()}')
+        chosen.update(range(int(first), min(int(last), int(first) + 100_000) + 1))
     if len(chosen) < 2:
         raise ValueError(f'"{text}" names {len(chosen)} class(es); a comparison needs at least 2')
     return tuple(sorted(chosen))
@@ -223,7 +232,7 @@ class Trial:
         """Reads a trial file; keys that are not ours (hash version, variant) are passed over.
 
         Raises:
-            ConfigError: no JSON object, no "config" in it.
+            ConfigError: no JSON object, no "config" in it, or a request that cannot be meant.
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -231,6 +240,12 @@ class Trial:
             raise ConfigError([("config", f"{path} is no JSON: {error}")]) from error
         if not isinstance(data, dict) or not isinstance(data.get("config"), dict):
             raise ConfigError([("config", f'{path} must hold an object with a "config" object; see README, "One trial alone"')])
+        legal = {"seed": lambda v: type(v) is int and v >= 0, "budget": lambda v: v is None or type(v) is int and v >= 1,
+                 "metric": lambda v: isinstance(v, str), "mode": lambda v: v in ("max", "min"),
+                 "select": lambda v: v in ("best_val", "last"), "test": lambda v: isinstance(v, bool)}
+        if wrong := [(name, f"{path}: `{name}` cannot be {json.dumps(data[name])[:80]}") for name, is_legal in legal.items()
+                     if name in data and not is_legal(data[name])]:
+            raise ConfigError(wrong)
         return cls(**{f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data})
 
     def better(self, value: float, than: float | None) -> bool:

@@ -46,7 +46,7 @@ class Context:
     """Processes that train this trial together; when more than one, torch.distributed is already initialised."""
     device: str = "cpu"
     """"cpu" or "cuda:N"."""
-    checkpoint_s: float = 5.0
+    checkpoint_s: float = 1.0
     """Seconds between two checkpoints; they come less often when writing them would take more than 5 % of the time."""
 
 

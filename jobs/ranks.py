@@ -4,6 +4,7 @@ import datetime
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -60,7 +61,7 @@ class Agreement:
 
     def __init__(self, ranks: int, device: str):
         self._ranks = ranks
-        self._group = dist.new_group(backend="gloo") if ranks > 1 and device.startswith("cuda") else None
+        self._group: Any = dist.new_group(backend="gloo") if ranks > 1 and device.startswith("cuda") else None
 
     def any(self, *answers: bool) -> tuple[bool, ...]:
         """For each question, whether any rank said yes."""

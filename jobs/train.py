@@ -11,6 +11,11 @@ checkpoints hold everything else.
 Shapes: B images of one rank's share of a batch, C channels, H height, W width.
 """
 
+if __name__ == "__main__":  # before torch is loaded, so that --help and a bad file are answered at once
+    from jobs.alone import main
+
+    raise SystemExit(main())
+
 import contextlib
 import copy
 import math
@@ -135,9 +140,10 @@ class Training:
         self.parallel: torch.nn.Module = self.model
         if context.ranks > 1:
             # Buffers are the same on every rank already: batch norm is over the global batch (jobs.batch_norm).
-            keep = "forward_sync_buffers" if "forward_sync_buffers" in signature(DistributedDataParallel).parameters else "broadcast_buffers"
-            self.parallel = DistributedDataParallel(self.model, device_ids=[self.device] if self.device.type == "cuda" else None,
-                                                    gradient_as_bucket_view=True, **{keep: False})
+            known = signature(DistributedDataParallel).parameters
+            keep = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its name before torch 2.13
+            options: dict[str, Any] = {"device_ids": [self.device] if self.device.type == "cuda" else None, keep: False}
+            self.parallel = DistributedDataParallel(self.model, gradient_as_bucket_view=True, **options)
 
     def run(self) -> Outcome:
         """Trains to the budget or until patience ends, and evaluates the selected epoch."""
@@ -201,7 +207,7 @@ class Training:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         with torch.no_grad():
-            self.progress.sums += torch.stack([loss_sum.double(), (logits.argmax(1) == y_B).sum().double(), logits.new_tensor(len(y_B)).double()])
+            self.progress.sums += _sums(loss_sum, logits, y_B)
 
     def _finish_epoch(self) -> dict[str, Any]:
         """The row of the epoch whose steps are done, with the validation split evaluated."""
@@ -235,7 +241,7 @@ class Training:
             with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
                 logits = self.model(x_BCHW)
             loss = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), y_B, reduction="sum")
-            sums += torch.stack([loss.double(), (logits.argmax(1) == y_B).sum().double(), loss.new_tensor(len(y_B)).double()])
+            sums += _sums(loss, logits, y_B)
         loss_sum, correct, images = add_up(sums, self.context.ranks).tolist()
         return loss_sum / images, correct / images
 
@@ -286,7 +292,8 @@ class Training:
 
     def _made_by(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to give the same numbers as going on without it."""
-        return {"config": dict(self.trial.config), "seed": self.trial.seed, "ranks": self.context.ranks, "torch": torch.__version__.split("+")[0]}
+        return {"config": dict(self.trial.config), "seed": self.trial.seed, "ranks": self.context.ranks,
+                "torch": torch.__version__.split("+")[0]}
 
     def _restore(self) -> None:
         """Goes on from the newest checkpoint, if there is one that this training could have written."""
@@ -307,14 +314,13 @@ class Training:
                                  best_epoch=state["best_epoch"], best_model=state["best_model"])
 
 
+def _sums(loss_sum: torch.Tensor, logits: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
+    """(3,) float64: summed loss, correct answers and number of images of a batch, on its device."""
+    return torch.stack([loss_sum.double(), (logits.argmax(1) == y_B).sum().double(), loss_sum.new_tensor(len(y_B)).double()])
+
+
 def _peak_memory_gb(device: torch.device) -> float:
     """Peak memory of the device, or of this process on a CPU, in GB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
-if __name__ == "__main__":
-    from jobs.alone import main
-
-    main()

@@ -14,7 +14,7 @@ import pytest
 
 from analysis import comparison, curves, plots, results_table, style
 from analysis.load import AnalysisError, find_study, load
-from tests.made_up_study import write_study
+from tests.made_up_study import write_study, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 THREE = {"depth=1": 0.93, "depth=2": 0.96, "depth=3": 0.97}
@@ -290,6 +290,30 @@ def test_without_epochs_the_rest_is_drawn(tmp_path: Path, capsys: pytest.Capture
     assert run(folder) == 0
     assert "left out curves" in capsys.readouterr().err
     assert {p.name for p in (folder / "figures").iterdir()} == {f for f in FILES if "curves" not in f}
+
+
+def own_job(folder: Path, values: list[float]) -> Path:
+    """A study of a job of the user's own that reports `dice` only, one value for each seed."""
+    about = {"schema": 1, "study": "own", "metric": "dice", "mode": "max", "select": "last", "variants": ["a"], "reference": "a"}
+    schema = pa.schema([("study", pa.string()), ("trial_id", pa.string()), ("variant", pa.string()), ("seed", pa.int64()),
+                        ("status", pa.string()), ("epoch", pa.int64()), ("dice", pa.float64())])
+    rows = [{"study": "own", "trial_id": f"t-s{s}", "variant": "a", "seed": s, "status": "done", "epoch": 1, "dice": v}
+            for s, v in enumerate(values)]
+    write_table(folder / "trials.parquet", rows, schema, about)
+    epochs = pa.schema([("trial_id", pa.string()), ("epoch", pa.int64()), ("dice", pa.float64())])
+    write_table(folder / "epochs.parquet", rows, epochs, about)
+    return folder
+
+
+def test_a_metric_of_the_users_own_is_shown_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(own_job(tmp_path / "own", [0.1, 0.2, 0.3])) == 0
+    assert "a: dice 0.2 (95 % CI −0.0484 to 0.448; 3 seeds)" in capsys.readouterr().out
+    assert "| a | 0.200 ± 0.248 | 3 |" in (tmp_path / "own" / "figures" / "results.md").read_text(encoding="utf-8")
+
+
+def test_a_metric_without_a_finite_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(own_job(tmp_path / "own", [math.nan, math.inf, -math.inf])) == 0
+    assert "no finished trial has a finite dice" in capsys.readouterr().err
 
 
 def test_trials_of_different_tuned_values_are_no_replicates(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_catalogue_has_one_model_per_line_sorted() -> None:
 def test_known_models() -> None:
     models = torchvision_models()
     url = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
-    assert models["alexnet"] == {"weights": {"IMAGENET1K_V1": url}, "dropout": True}
+    assert models["alexnet"] == {"weights": {"IMAGENET1K_V1": url}, "dropout": True, "parameters": 61100840}
     assert not models["resnet18"]["dropout"]
     assert list(models["resnet50"]["weights"]) == ["IMAGENET1K_V1", "IMAGENET1K_V2"]  # type: ignore[call-overload]
 

@@ -1,0 +1,180 @@
+"""From the start of a trial to its first optimizer step, and what a trial costs beyond its training, against a fresh process per trial.
+
+    python -m benchmarks.start              # three to four minutes
+    python -m benchmarks.start --rounds 9
+
+Ours is measured on the trials a worker runs after its first, from the end of the trial before (its `end` event) to the end of the first
+optimizer step; the cost beyond training is from that same moment to the trial's own `end` event, less the seconds of its epochs: forking,
+data, model, test split, result and all files are in it. The others are measured from the command (or `executor.submit`) to the same
+step of the same trial. The first trial of a launch pays for start-up as well and has a line of its own.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report, timed_job
+
+WARM = 4
+"""Trials after the first in each of our studies."""
+EPOCHS = 2
+AIM_S = 0.3
+CONFIG = {"dataset": "digits", "model": "dynamic_cnn", "filters": 16, "depth": 2, "dropout": 0.2, "lr": 0.05, "schedule": "cosine",
+          "batch_size": 64, "epochs": EPOCHS}
+"""The middle variant of grids/digits.toml, with fewer epochs."""
+GRID = """
+[study]
+name = "start"
+metric = "val_acc"
+seeds = {seeds}
+[fixed]
+{fixed}
+[local]
+ranks = {ranks}
+cpus_per_trial = {ranks}
+running = 1
+[job]
+run = "benchmarks.timed_job:run"
+metrics = ["train_loss", "train_acc", "val_loss", "val_acc", "lr"]
+"""
+WARM_TRIAL, FIRST_TRIAL = "ours, trial of a warm worker", "ours, first trial of a launch"
+FIRST_STEP, BEYOND = "to first step", "beyond training"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measures, prints and judges; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.start", description="From a trial's start to its first step.",
+                                     epilog=f"exit status: 0 when ours stays below {AIM_S} s with one rank, 1 when not")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions of every way in turn (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="one rank only: shows that it works")
+    options = parser.parse_args(arguments)
+    report.one_thread()
+    load = report.ForeignLoad()
+    with tempfile.TemporaryDirectory(prefix="bench-start-") as name:
+        folder = Path(name)
+        _prepare(folder)
+        arms = {}
+        for ranks in (1,) if options.quick else (1, 2):
+            arms[f"{WARM_TRIAL}, {_ranks(ranks)}"] = partial(_ours, folder, ranks=ranks)
+            if ranks == 1:
+                arms["python -m jobs.train, 1 rank"] = partial(_command, folder, [sys.executable, "-m", "benchmarks.timed_job"])
+                arms["submitit local job, 1 rank"] = partial(_submitit, folder)
+            torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "-m", "benchmarks.timed_job"]
+            arms[f"torchrun -m jobs.train, {_ranks(ranks)}"] = partial(_command, folder, torchrun)
+        samples = report.interleave(arms, rounds=options.rounds)
+    print(report.header(f"start: seconds from a trial's start to the end of its first optimizer step; median (least to greatest) of "
+                        f"{options.rounds}, each of ours the median of {WARM} warm trials", load=load))
+    print(report.table(["", "to first step", "longer than ours by", "cost beyond training"], _rows(samples)))
+    return report.verdict("start", list(_aims(samples, rounds=options.rounds)))
+
+
+def _ranks(count: int) -> str:
+    return f"{count} rank" + ("s" if count > 1 else "")
+
+
+def _rows(samples: dict[str, list[report.Sample]]) -> list[list[str]]:
+    """The lines of the table."""
+    rows = []
+    for name, measured in samples.items():
+        ours = samples[f"{WARM_TRIAL}, {name.rpartition(', ')[2]}"]
+        first_step = report.Spread.of([s[FIRST_STEP] for s in measured])
+        beyond = report.Spread.of([s[BEYOND] for s in measured]).text() if measured is ours else ""
+        rows.append([name, first_step.text(), "" if measured is ours else report.ratios(measured, ours, FIRST_STEP).text() + "x", beyond])
+        if measured is ours:
+            rows.append([name.replace(WARM_TRIAL, FIRST_TRIAL), report.Spread.of([s["whole command"] for s in measured]).text(), "", ""])
+    return rows
+
+
+def _aims(samples: dict[str, list[report.Sample]], *, rounds: int) -> list[report.Aim]:
+    measured = samples[f"{WARM_TRIAL}, 1 rank"]
+    aims = []
+    for quantity, words in ((FIRST_STEP, "start to first step"), (BEYOND, "cost beyond training")):
+        spread = report.Spread.of([s[quantity] for s in measured])
+        aims.append(report.Aim(met=spread.median < AIM_S, text=f"{words} {spread.median:.3f} s (aim below {AIM_S} s), n={rounds}, "
+                                                               f"{spread.low:.3f}-{spread.high:.3f} s"))
+    return aims
+
+
+def _prepare(folder: Path) -> None:
+    """The cache and the trial that all read."""
+    from jobs.config import Config
+    from jobs.data import prepare
+
+    os.environ["HARNESS_DATA"] = str(folder / "data")
+    prepare(Config.from_dict(CONFIG), folder / "data")
+    (folder / "trial.json").write_text(json.dumps({"config": CONFIG, "seed": 0}))
+
+
+def _ours(folder: Path, *, ranks: int) -> report.Sample:
+    """One study whose one worker runs 1 + WARM trials."""
+    grid, root = folder / "start.toml", folder / f"study-{len(list(folder.glob('study-*')))}"
+    fixed = "\n".join(f"{name} = {json.dumps(value)}" for name, value in CONFIG.items())
+    grid.write_text(GRID.format(seeds=list(range(1 + WARM)), fixed=fixed, ranks=ranks))
+    began = time.time()
+    _finish([sys.executable, "-m", "harness.launch", str(grid), "--local", "--study-dir", str(root)])
+    attempts = sorted((_attempt(path) for path in root.glob("trials/*/a000.jsonl")), key=lambda attempt: attempt["ended"])
+    pairs = list(pairwise(attempts))
+    return {FIRST_STEP: _median([now["first_step"] - before["ended"] for before, now in pairs]),
+            BEYOND: _median([now["ended"] - before["ended"] - now["epochs_s"] for before, now in pairs]),
+            "whole command": attempts[0]["first_step"] - began}
+
+
+def _median(values: Sequence[float]) -> float:
+    return report.Spread.of(values).median
+
+
+def _attempt(path: Path) -> dict[str, Any]:
+    """When an attempt took its first step and ended, and the seconds of its epochs."""
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    if events[-1].get("cause") != "done":
+        raise RuntimeError(f"an attempt that did not end well: {events[-1]}")
+    return {"ended": events[-1]["time"], "first_step": float((path.parent / timed_job.FILE_NAME).read_text()),
+            "epochs_s": sum(event["seconds"] for event in events if event["event"] == "epoch")}
+
+
+def _command(folder: Path, words: list[str]) -> report.Sample:
+    """One training by a command of its own."""
+    out = folder / f"alone-{time.monotonic_ns()}"
+    noted = out.with_suffix(".first_step")
+    began = time.time()
+    os.environ["FIRST_STEP_FILE"] = str(noted)
+    _finish([*words, str(folder / "trial.json"), "--out", str(out), "--cpu"])
+    return {FIRST_STEP: float(noted.read_text()) - began}
+
+
+def _submitit(folder: Path) -> report.Sample:
+    """One training as a job of submitit's local executor."""
+    import submitit
+
+    out = folder / f"alone-{time.monotonic_ns()}"
+    noted = out.with_suffix(".first_step")
+    executor = submitit.AutoExecutor(folder=folder / "submitit", cluster="local")
+    executor.update_parameters(timeout_min=10)
+    os.environ["FIRST_STEP_FILE"] = str(noted)
+    began = time.time()
+    executor.submit(timed_job.command, [str(folder / "trial.json"), "--out", str(out), "--cpu"]).result()
+    return {FIRST_STEP: float(noted.read_text()) - began}
+
+
+def _finish(command: list[str]) -> None:
+    """Runs a command to its end.
+
+    Raises:
+        RuntimeError: it failed; the text is what it printed.
+    """
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-4000:]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

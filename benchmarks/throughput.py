@@ -1,0 +1,142 @@
+"""Trials per hour on the digits grid: `python -m harness.launch` against submitit alone and against a hand-written loop.
+
+    python -m benchmarks.throughput                 # three to five minutes
+    python -m benchmarks.throughput --epochs 5 --rounds 5
+
+Each side is one command, timed from its start to its end with every import, on the same trials; see benchmarks/by_hand.py for the two
+others. Speed must not be bought with worse training, so the mean validation accuracies are compared as well.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+
+GRID = Path("grids/digits.toml")
+OURS = "python -m harness.launch"
+RIVALS = {"submitit, one job per trial": "submitit", "hand-written loop": "loop"}
+"""Name in the table -> argument of benchmarks.by_hand."""
+SLACK = 0.01
+"""Accuracies that differ by less are called equal even when they are known better."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measures, prints and judges; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description="Trials per hour on the digits grid.", epilog=(
+        "exit status: 0 when ours is faster than every rival at equal accuracy, 1 when not"))
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions of every command in turn (default: 3)")
+    parser.add_argument("--epochs", type=int, help="epochs of each trial (default: the grid's)")
+    parser.add_argument("--quick", action="store_true", help="one seed and one epoch: shows that it works, measures little")
+    options = parser.parse_args(arguments)
+    report.one_thread()
+    load = report.ForeignLoad()
+    overrides = [f"epochs={1 if options.quick else options.epochs}"] if options.quick or options.epochs else []
+    overrides += ["study.seeds=[0]"] if options.quick else []
+    with tempfile.TemporaryDirectory(prefix="bench-throughput-") as name:
+        folder = Path(name)
+        trials = _prepare(folder, overrides)
+        arms = {OURS: partial(_ours, folder, overrides)}
+        for rival, how in RIVALS.items():
+            arms[rival] = partial(_by_hand, folder, how, len(trials))
+        samples = report.interleave(arms, rounds=options.rounds)
+        accuracies = {name: _accuracies(folder, name) for name in arms}
+    epochs = trials[0]["config"]["epochs"]
+    print(report.header(f"throughput: {len(trials)} trials of {GRID}, {epochs} epochs each, start-up included; "
+                        f"median (least to greatest) of {options.rounds}", load=load))
+    rows, aims = [], []
+    for name, measured in samples.items():
+        faster = report.ratios(measured, samples[OURS], "seconds")
+        rows.append([name, report.Spread.of([s["trials per hour"] for s in measured]).text(),
+                     *(report.Spread.of([s[q] for s in measured]).text() for q in ("seconds", "CPU seconds")), faster.text() + "x",
+                     f"{statistics.mean(accuracies[name]):.4f}"])
+        if name != OURS:
+            aims.append(report.Aim(met=faster.median > 1, text=f"{faster.median:.1f}x {name} ({faster.low:.1f}-{faster.high:.1f}x)"))
+    print(report.table(["", "trials/hour", "seconds", "CPU seconds", "ours is faster by", "mean val_acc"], rows))
+    gap, allowed = _accuracy_gap(accuracies)
+    aims.append(report.Aim(met=gap <= allowed, text=f"val_acc within {gap:.4f} (allowed {allowed:.4f})"))
+    return report.verdict(f"throughput (aim: faster than each, n={options.rounds})", aims)
+
+
+def _prepare(folder: Path, overrides: list[str]) -> list[dict[str, Any]]:
+    """Builds the cache all sides read, and writes the trials down; returns them."""
+    from harness.grid import read_grid
+    from harness.study import plan_trials
+    from jobs.config import Config
+    from jobs.data import prepare
+
+    os.environ["HARNESS_DATA"] = str(folder / "data")
+    trials: list[dict[str, Any]] = [{"config": trial.config, "seed": trial.seed}
+                                    for trial in plan_trials(read_grid(GRID, overrides=overrides))]
+    prepare(Config.from_dict(trials[0]["config"]), folder / "data")
+    (folder / "trials.json").write_text(json.dumps(trials))
+    return trials
+
+
+def _ours(folder: Path, overrides: list[str]) -> report.Sample:
+    """One study from nothing to its tables."""
+    root = folder / f"study-{len(list(folder.glob('study-*')))}"
+    sets = [word for override in overrides for word in ("--set", override)]
+    trials = len(json.loads((folder / "trials.json").read_text()))
+    sample = _timed([sys.executable, "-m", "harness.launch", str(GRID), "--local", *sets, "--study-dir", str(root)], trials=trials)
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(root / "trials.parquet", columns=["status", "val_acc"]).to_pylist()
+    if any(row["status"] != "done" for row in rows):
+        raise RuntimeError(f"trials without a result in {root}")
+    _result_file(folder, OURS).write_text(json.dumps([{"val_acc": row["val_acc"]} for row in rows]))
+    return sample
+
+
+def _by_hand(folder: Path, how: str, trials: int) -> report.Sample:
+    """One run of benchmarks.by_hand."""
+    name = next(name for name, argument in RIVALS.items() if argument == how)
+    command = [sys.executable, "-m", "benchmarks.by_hand", how, str(folder / "trials.json"), str(_result_file(folder, name))]
+    return _timed(command, trials=trials)
+
+
+def _timed(command: list[str], *, trials: int) -> report.Sample:
+    """Runs a command to its end.
+
+    Raises:
+        RuntimeError: it failed; the text is what it printed.
+    """
+    cpu, wall = report.cpu_s(), time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - wall
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return {"seconds": seconds, "trials per hour": 3600 * trials / seconds, "CPU seconds": report.cpu_s() - cpu}
+
+
+def _result_file(folder: Path, name: str) -> Path:
+    return folder / f"{''.join(letter if letter.isalnum() else '-' for letter in name)}.json"
+
+
+def _accuracies(folder: Path, name: str) -> list[float]:
+    return [result["val_acc"] for result in json.loads(_result_file(folder, name).read_text())]
+
+
+def _accuracy_gap(accuracies: dict[str, list[float]]) -> tuple[float, float]:
+    """How much lower our mean validation accuracy is than the best rival's, and what chance explains: two standard errors."""
+    best = max((name for name in accuracies if name != OURS), key=lambda name: statistics.mean(accuracies[name]))
+    gap = statistics.mean(accuracies[best]) - statistics.mean(accuracies[OURS])
+    return max(0.0, gap), max(SLACK, 2 * math.hypot(_standard_error(accuracies[best]), _standard_error(accuracies[OURS])))
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: two processes with two threads each fight for two cores
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the digits in its cache."""
+    from jobs import data as jobs_data
+    from jobs.config import Config
+
+    folder = tmp_path_factory.mktemp("data")
+    jobs_data.prepare(Config(), folder)
+    return folder

@@ -1,0 +1,115 @@
+"""Parameters of one training run: every mistake of a config is found, and all of them at once."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.config import PARAMETERS, Config, ConfigError, Trial, check_value, metric_mode, parse_classes
+
+
+def test_defaults_are_a_config_that_can_be_trained() -> None:
+    config = Config.from_dict({})
+    assert (config.dataset, config.model, config.optimizer, config.epochs) == ("digits", "dynamic_cnn", "sgd", 10)
+    assert Config.from_dict(config.as_dict()) == config
+    assert set(config.as_dict()) == {*PARAMETERS, "weights_digest"}
+
+
+def test_all_mistakes_at_once_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.from_dict({"learning_rat": 1, "lr": "0.1", "epochs": 1.5, "model": "alexnett", "dropout": 2, "batch_norm": 1,
+                          "momentum": True})
+    problems = dict(caught.value.problems)
+    assert list(problems) == ["learning_rat", "lr", "epochs", "model", "dropout", "batch_norm", "momentum"]
+    assert "write 0.1 without quotes" in problems["lr"]
+    assert "a whole number is meant" in problems["epochs"]
+    assert "did you mean `alexnet`?" in problems["model"]
+    assert "2.0 is outside 0 to 0.99" in problems["dropout"]
+    assert "true or false is meant" in problems["batch_norm"] and "a number is meant" in problems["momentum"]
+    assert all(message in str(caught.value) for message in problems.values())
+
+
+def test_values_that_do_not_go_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.from_dict({"classes": "5-10", "weights": "imagenet"})
+    messages = dict(caught.value.problems)
+    assert 'dynamic_cnn has no weights "imagenet"' in messages["weights"] and "study:NAME" in messages["weights"]
+    assert messages["classes"] == "digits has classes 0 to 9, not 10"
+    assert Config.from_dict({"model": "alexnet", "weights": "imagenet"}).weights == "imagenet"
+    assert Config.from_dict({"weights": "study:digits_pretrain"}).weights == "study:digits_pretrain"
+
+
+@pytest.mark.parametrize("name, value, clean", [
+    ("lr", 1, 1.0), ("lr", 1e-300, 1e-300), ("weight_decay", 0, 0.0), ("epochs", 100_000, 100_000), ("batch_norm", False, False),
+    ("gamma", 1, 1.0), ("classes", "0-4", "0-4")])
+def test_legal_values_get_the_parameters_own_type(name: str, value: Any, clean: Any) -> None:
+    got = check_value(name, value)
+    assert got == clean and type(got) is type(clean)
+
+
+@pytest.mark.parametrize("name, value, reason", [
+    ("lr", 0, "not above 0"), ("lr", -1.0, "not above 0"), ("lr", math.nan, "not a finite number"), ("lr", math.inf, "not a finite number"),
+    ("lr", 10**400, "too large"), ("lr", None, "a number is meant"), ("lr", [0.1], "a list"), ("lr", {"low": 1}, "a table"),
+    ("epochs", 0, "outside 1 to 100000"), ("epochs", True, "a whole number is meant"), ("epochs", "3", "write 3 without quotes"),
+    ("epochs", 3.0, "a whole number is meant"), ("dataset", 3, 'write "3" with quotes'), ("optimizer", "SGD", "did you mean `sgd`"),
+    ("dataset", "mnist", "fashion_mnist"), ("schedule", "", "valid: none, step, cosine"), ("classes", "a-b", "is not a list of classes")])
+def test_illegal_values_are_refused_with_what_is_allowed(name: str, value: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        check_value(name, value)
+
+
+@pytest.mark.parametrize("text, classes", [
+    ("all", ()), ("0-4", (0, 1, 2, 3, 4)), ("7,0, 2", (0, 2, 7)), ("0,2,7-9", (0, 2, 7, 8, 9)), ("1,1-2", (1, 2))])
+def test_classes(text: str, classes: tuple[int, ...]) -> None:
+    assert parse_classes(text) == classes
+
+
+@pytest.mark.parametrize("text, reason", [
+    ("", "not a list"), ("0-", "not a list"), ("-3", "not a list"), ("1,,2", "not a list"), ("0–4", "not a list"), ("٣,٤", "not a list"),
+    ("1-2-3", "not a list"), ("1.5,2", "not a list"), ("9" * 30 + ",1", "not a list"), ("3", "at least 2"), ("3,3", "at least 2"),
+    ("1,2,9-3", "runs backwards")])
+def test_what_is_no_list_of_classes(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_classes(text)
+
+
+@pytest.mark.parametrize("values, unread, read", [
+    ({}, {"step_size", "gamma"}, {"momentum", "depth", "test_fraction"}),
+    ({"optimizer": "adam", "schedule": "step"}, {"momentum"}, {"step_size", "gamma"}),
+    ({"model": "resnet18"}, {"depth", "filters", "kernel_size", "hidden", "batch_norm", "dropout"}, {"momentum"}),
+    ({"model": "alexnet"}, {"depth", "filters", "batch_norm"}, {"dropout"}),
+    ({"dataset": "cifar10"}, {"test_fraction"}, {"val_fraction", "depth"})])
+def test_parameters_that_a_config_does_not_read(values: dict[str, Any], unread: set[str], read: set[str]) -> None:
+    inactive = Config.from_dict(values).inactive()
+    assert unread <= inactive and not read & inactive
+
+
+def test_trial_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"config": {"lr": 0.1}, "seed": 3, "hash_version": 1, "variant": "x"}))
+    assert Trial.load(path) == Trial(config={"lr": 0.1}, seed=3)
+
+
+@pytest.mark.parametrize("content, reason", [
+    (b"", "no JSON"), (b"{", "no JSON"), (b"\xff\xfe", "no JSON"), (b"[]", '"config" object'), (b'{"lr": 1}', '"config" object'),
+    (b'{"config": 3}', '"config" object'), (b'{"config": {}, "seed": "0"}', "`seed`"), (b'{"config": {}, "seed": -1}', "`seed`"),
+    (b'{"config": {}, "budget": 0}', "`budget`"), (b'{"config": {}, "mode": "up"}', "`mode`"), (b'{"config": {}, "select": 1}', "`select`"),
+    (b'{"config": {}, "test": "no"}', "`test`")])
+def test_trial_file_that_cannot_be_used(content: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=reason):
+        Trial.load(path)
+
+
+@pytest.mark.parametrize("mode, value, than, better", [
+    ("max", 0.5, None, True), ("max", 0.6, 0.5, True), ("max", 0.5, 0.5, False), ("min", 0.4, 0.5, True), ("min", 0.5, 0.5, False),
+    ("max", math.nan, None, False), ("max", math.inf, 0.5, False), ("min", -math.inf, 0.5, False)])
+def test_better(mode: str, value: float, than: float | None, better: bool) -> None:
+    assert Trial(config={}, mode=mode).better(value, than) is better
+
+
+def test_losses_are_minimised() -> None:
+    assert (metric_mode("val_loss"), metric_mode("val_acc")) == ("min", "max")

@@ -1,0 +1,67 @@
+"""`kill -9` at random moments: of the launcher, and of training processes. The tables come out as if nothing had happened."""
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from studies import Study, kill
+
+pytestmark = pytest.mark.slow
+
+
+def test_launcher_killed_at_20_random_moments(tmp_path: Path, data: Path) -> None:
+    undisturbed = Study(tmp_path / "undisturbed", data, epochs=40)
+    undisturbed.finish()
+    study = Study(tmp_path / "killed", data, epochs=40)
+    chance, seen, kills = random.Random(20), {}, 0
+    for _ in range(20):
+        launcher = study.start()
+        time.sleep(chance.uniform(0.05, 2.0))
+        kills += launcher.poll() is None
+        launcher.kill()
+        launcher.communicate()
+        seen.update({trial: seen.get(trial, files) for trial, files in study.finished().items()})
+    said = study.finish()
+    assert kills >= 15, f"only {kills} of 20 kills met a launcher that was alive: the study is too short for this test"
+    assert study.tables() == undisturbed.tables(), said
+    assert {trial: study.attempts()[trial] for trial in seen} == seen  # what was finished was not begun again
+    assert all(len(files) == 1 for files in study.attempts().values())  # its workers lived on: nothing was begun twice at all
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_training_processes_killed_at_random_moments(ranks: int, tmp_path: Path, data: Path) -> None:
+    undisturbed = Study(tmp_path / "undisturbed", data, epochs=30, ranks=ranks)
+    undisturbed.finish()
+    study = Study(tmp_path / "killed", data, epochs=30, ranks=ranks)
+    chance, kills = random.Random(ranks), 0
+    launcher = study.start()
+    while launcher.poll() is None:
+        time.sleep(chance.uniform(0.2, 1.0))
+        if kills < 12 and (running := study.training()):
+            kills += kill(chance.choice(running))
+    said, _ = launcher.communicate()
+    assert launcher.returncode == 0, said
+    assert kills >= 5
+    assert sum(map(len, study.attempts().values())) > 4
+    assert study.tables() == undisturbed.tables()
+
+
+def test_workers_and_launcher_killed(tmp_path: Path, data: Path) -> None:
+    undisturbed = Study(tmp_path / "undisturbed", data, epochs=30)
+    undisturbed.finish()
+    study = Study(tmp_path / "killed", data, epochs=30)
+    chance, kills = random.Random(5), 0
+    for _ in range(6):
+        launcher = study.start()
+        time.sleep(chance.uniform(3.0, 6.0))  # long enough for workers to import torch and begin
+        kills += sum(kill(pid) for pid in study.workers())
+        if chance.random() < 0.5:
+            launcher.kill()
+        else:
+            launcher.send_signal(signal.SIGTERM)
+        launcher.communicate(timeout=60)
+    study.finish()
+    assert kills >= 3
+    assert study.tables() == undisturbed.tables()
