@@ -8,17 +8,18 @@ import errno
 import itertools
 import json
 import os
-import socket
 import time
 from pathlib import Path
 from typing import Any
 
 from harness.errors import StudyError
+from jobs.durable import replace, sync_folder, write_aside
 from jobs.failpoint import failpoint
+
+__all__ = ["create_log", "is_full", "publish", "read_json", "read_log", "replace", "to_json"]
 
 CLAIM_S = 5.0
 """How long somebody else's claim is waited for where there are no hard links; a rename takes milliseconds."""
-_counter = itertools.count()
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -62,7 +63,7 @@ def publish(path: Path, data: bytes, *, step: str) -> bool:
     Raises:
         OSError: the disk is full, or the folder cannot be written.
     """
-    aside = _write_aside(path, data)
+    aside = write_aside(path, data)
     failpoint(f"{step}.written")
     try:
         os.link(aside, path)
@@ -76,21 +77,8 @@ def publish(path: Path, data: bytes, *, step: str) -> bool:
         won = _publish_without_links(path, aside)
     failpoint(f"{step}.linked")
     aside.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync_folder(path.parent)
     return won
-
-
-def replace(path: Path, data: bytes, *, step: str) -> None:
-    """Puts `data` at `path` whole, over what was there.
-
-    Raises:
-        OSError: the disk is full, or the folder cannot be written; the old file is untouched.
-    """
-    aside = _write_aside(path, data)
-    failpoint(f"{step}.written")
-    aside.replace(path)
-    failpoint(f"{step}.linked")
-    _sync(path.parent)
 
 
 def create_log(path: Path) -> int | None:
@@ -118,19 +106,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-def _write_aside(path: Path, data: bytes) -> Path:
-    aside = path.with_name(f".{path.name}.{socket.gethostname()[:40]}-{os.getpid()}-{next(_counter)}.tmp")
-    try:
-        with aside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-    return aside
-
-
 def _publish_without_links(path: Path, aside: Path) -> bool:
     """For file systems without hard links: whoever creates the claim may rename. A claim whose owner died leaves no file behind it;
     whoever has waited for it in vain makes the next claim."""
@@ -148,11 +123,3 @@ def _publish_without_links(path: Path, aside: Path) -> bool:
                 return False
             time.sleep(0.01)
     raise AssertionError("the count has no end")
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,13 +7,12 @@ aside as `*.bad` and the one before it is used. The last two are kept.
 
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from jobs.failpoint import failpoint
+from jobs import durable
 
 MAGIC = b"harness-checkpoint 1 "
 KEEP = 2
@@ -21,35 +20,6 @@ KEEP = 2
 
 class CheckpointError(RuntimeError):
     """A checkpoint that could not be written; the text names the file and the reason. Earlier ones are intact."""
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Puts `data` at `path`, replacing what was there, or leaves it as it was.
-
-    Raises:
-        OSError: the disk is full, or the folder cannot be written.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        failpoint("checkpoint.written")
-        aside.replace(path)
-        failpoint("checkpoint.renamed")
-    finally:
-        aside.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames inside `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
@@ -68,7 +38,7 @@ def save(folder: Path, state: dict[str, Any], *, epoch: int, step: int) -> None:
     payload = to_bytes(state)
     path = folder / f"checkpoint-{epoch:06d}-{step:08d}.pt"
     try:
-        write_atomically(path, MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+        durable.replace(path, MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload, step="checkpoint")
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror}; free some space and launch again, "
                               "training goes on from the checkpoint before it") from error

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from jobs import durable
 from jobs.config import Config, ConfigError, parse_classes
 from jobs.datasets import DATASETS, DataError, DatasetSpec
 
@@ -273,11 +274,11 @@ def _build(config: Config, root: Path, folder: Path) -> None:
         for name, array in (("images", images), ("labels", labels)):
             with (aside / f"{name}.npy").open("xb") as file:
                 np.save(file, array)
-                _flush(file)
+                durable.flush(file)
             meta[name] = {"bytes": (aside / f"{name}.npy").stat().st_size, "sha256": _sha256(aside / f"{name}.npy")}
         with (aside / "meta.json").open("x", encoding="utf-8") as text:
             text.write(json.dumps(meta, indent=1, sort_keys=True) + "\n")
-            _flush(text)
+            durable.flush(text)
         _put_in_place(aside, folder)
     except OSError as error:
         raise DataError(f"the cache of {config.dataset} needs {needed / 1e9:.3g} GB in {folder.parent}, and writing it failed: {error}. "
@@ -286,14 +287,9 @@ def _build(config: Config, root: Path, folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _flush(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def _put_in_place(aside: Path, folder: Path) -> None:
     """Renames a finished cache to its name. A complete one that is there already stays; an incomplete one goes."""
-    _flush_folder(aside)
+    durable.sync_folder(aside)
     if folder.exists() and not _meta(folder, verify=True):
         torn = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
         folder.rename(torn)
@@ -303,15 +299,7 @@ def _put_in_place(aside: Path, folder: Path) -> None:
     except OSError:
         if not _meta(folder):  # nobody else put one there: the rename itself failed
             raise
-    _flush_folder(folder.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    durable.sync_folder(folder.parent)
 
 
 def _check_read(name: str, spec: DatasetSpec, images: np.ndarray, labels: np.ndarray, side: int) -> None:

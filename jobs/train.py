@@ -31,7 +31,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from jobs import checkpoint, data, models, optim
+from jobs import checkpoint, data, durable, models, optim
 from jobs.augment import Batcher
 from jobs.config import Config, ConfigError, Trial
 from jobs.contract import Context, Interrupted, Outcome
@@ -262,7 +262,7 @@ class Training:
         if self.context.rank == 0:
             self.context.fence()
             state = {name: value.cpu() for name, value in self.model.state_dict().items()}
-            checkpoint.write_atomically(self.context.folder / "selected.pt", checkpoint.to_bytes({"model": state}))
+            durable.replace(self.context.folder / "selected.pt", checkpoint.to_bytes({"model": state}), step="selected")
         return Outcome(status="done", epoch=self._selected(), rows=progress.rows, test=test)
 
     def _is_due(self) -> bool:

@@ -138,7 +138,7 @@ class Bench:
     def wait_for(self, pattern: str, *, count: int = 1, timeout_s: float = 60.0) -> None:
         """Waits until so many files of the study match, the last of them with something in it."""
         until = time.monotonic() + timeout_s
-        while len([path for path in self.store.root.glob(pattern) if path.stat().st_size]) < count:
+        while len([path for path in self.store.root.glob(pattern) if _size(path)]) < count:
             assert time.monotonic() < until, f"{count} x {pattern} never came"
             time.sleep(0.02)
 
@@ -149,6 +149,14 @@ class Bench:
     def attempts(self) -> int:
         """How many attempts were ever begun."""
         return len(list(self.store.root.glob("trials/*/a*.jsonl")))
+
+
+def _size(path: Path) -> int:
+    """In bytes; 0 when it has just been removed."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def ctrl_c(launcher: "subprocess.Popen[str]") -> None:

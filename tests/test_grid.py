@@ -22,7 +22,7 @@ def test_the_smallest_grid_has_one_variant_and_all_defaults():
     assert (grid.fixed, grid.compared, grid.tune, grid.search, grid.confirm, grid.job) == ({}, (), None, None, None, None)
     assert grid.slurm == Slurm(nodes=1, gpus_per_node=0, tasks_per_node=1, cpus_per_task=1, mem_gb=0, time_min=60, running=0,
                                trials_per_job=1)
-    assert grid.local == Local(ranks=1, cpus_per_trial=1, gpus_per_trial=0, running=0)
+    assert grid.local == Local(ranks=1, cpus_per_trial=1, gpus_per_trial=-1, running=0)
     assert grid.trial_count() == 1
     assert grid.text == STUDY
 

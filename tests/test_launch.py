@@ -126,16 +126,11 @@ def test_a_job_that_cannot_be_found(run: str, reason: str, bench: Bench) -> None
     assert status in (1, 2) and reason in said and "Traceback (most recent call last):\n  File \"<frozen" not in said, said
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_interrupted_and_gone_on_with(number: signal.Signals, tmp_path: Path, data: Path) -> None:
     undisturbed, bench = (Bench(tmp_path / name, data) for name in ("one", "two") if not (tmp_path / name).mkdir())
-    undisturbed.toy(seeds="[0, 1, 2]", epochs=30, pause=0.0).run()
-    bench.toy(seeds="[0, 1, 2]", epochs=30, pause=0.0)
-    text = bench.grid.read_text()
-    for folder in (undisturbed, bench):  # the same work, slow enough to be met at it
-        folder.grid.write_text(text.replace("pause = 0.0", "pause = 0.02"))
-    assert undisturbed.run("--update-grid")[0] == 0
-    launcher = bench.start()
+    assert undisturbed.toy(seeds="[0, 1, 2]", epochs=30, pause=0.02).run()[0] == 0
+    launcher = bench.toy(seeds="[0, 1, 2]", epochs=30, pause=0.02).start()
     bench.wait_for("trials/*/a000.jsonl")
     time.sleep(0.2)
     if number == signal.SIGINT:
@@ -152,6 +147,7 @@ def test_interrupted_and_gone_on_with(number: signal.Signals, tmp_path: Path, da
     assert bench.tables() == undisturbed.tables()
 
 
+@pytest.mark.slow
 def test_the_second_ctrl_c_ends_at_once(bench: Bench) -> None:
     launcher = bench.toy(epochs=1, pause=8.0).start()
     bench.wait_for("trials/*/a000.jsonl")
