@@ -117,7 +117,7 @@ def _close(run: Any, now: Any, command_line: str) -> int:
     print(f"\nresults: {root}/trials.parquet  epochs.parquet  attempts.parquet\nfigures: python -m analysis.plots {shlex.quote(root)}")
     for trial in bad[:5]:
         attempts = run.store.scan([trial])[trial].attempts
-        reason = attempts[-1].error or "its process was killed each time, before it finished an epoch"
+        reason = attempts[-1].error or "its process was killed each time, before it got anywhere"
         print(f"{now.status[trial]}: {trial}  {reason}\n  log: {_short(run.store.attempt_log(trial, len(attempts) - 1))}")
     if len(bad) > 5:
         print(f"and {len(bad) - 5} more; attempts.parquet has the cause of each")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import worker
+from harness.errors import StudyError
 from harness.grid import Local
 from harness.store import Store
 
@@ -36,6 +37,15 @@ class LocalExecutor:
         """GPUs that one trial gets: as the grid says, or one for each rank where there are GPUs."""
         wanted = self.local.ranks if self.local.gpus_per_trial < 0 else self.local.gpus_per_trial
         return wanted if len(self.gpus) >= wanted else 0
+
+    def check(self) -> None:
+        """Raises StudyError when the grid asks for GPUs that this machine has not, or for fewer than its trials have processes."""
+        wanted, ranks = self.local.gpus_per_trial, self.local.ranks
+        if wanted > len(self.gpus):
+            raise StudyError(f"[local] gpus_per_trial = {wanted}, and this machine offers {len(self.gpus)}; "
+                             "lower it, or set it to 0 to train on the CPU")
+        if 0 < wanted < ranks:
+            raise StudyError(f"[local] gpus_per_trial = {wanted} for ranks = {ranks}: each process needs a GPU of its own")
 
     @property
     def slots(self) -> int:

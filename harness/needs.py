@@ -1,7 +1,6 @@
 """What trials need before they can run, and what of it is missing: raw data, weights, an earlier study."""
 
 import hashlib
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import jobs.data
 from harness.errors import MissingData
 from harness.store import Store
-from jobs import registry
+from jobs import durable, registry
 from jobs.config import Config
 from jobs.datasets import DataError
 
@@ -88,7 +87,5 @@ def take_over_weights(source: Store, trial_id: str, into: Store) -> str:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     target = into.weights_file(digest)
     if not target.exists():
-        aside = target.with_suffix(".tmp")
-        shutil.copyfile(path, aside)
-        aside.replace(target)
+        durable.replace(target, path.read_bytes(), step="weights")
     return digest

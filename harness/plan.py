@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 GIVE_UP_AFTER = 5
-"""Attempts in a row that died without finishing a single epoch; then the trial is lost."""
+"""Attempts in a row that died without getting anywhere, to an epoch or a checkpoint; then the trial is lost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,10 +22,8 @@ class Attempt:
     cause: str | None = None
     """How it ended; None while it runs, or when its worker died."""
     error: str | None = None
-    epochs: int = 0
-    """Epochs it finished."""
-    last_epoch: int = 0
-    """The last one of them, counted from the beginning of the trial."""
+    progress: int = 0
+    """Epochs it finished and checkpoints it wrote."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,5 +100,5 @@ def _status(trial: str, state: TrialState, living: Mapping[str, Any], promised: 
     if (trial, len(state.attempts)) in promised:
         return "queued"
     recent = attempts[-GIVE_UP_AFTER:]
-    died = [a for a in recent if a.cause in (None, "killed") and not a.epochs]
+    died = [a for a in recent if a.cause in (None, "killed") and not a.progress]
     return "lost" if len(died) == GIVE_UP_AFTER else "pending"

@@ -271,6 +271,5 @@ def _summary(events: list[dict[str, Any]]) -> Attempt:
     """An attempt as planning sees it."""
     start = next((e for e in events if e["event"] == "start"), {})
     end = next((e for e in events if e["event"] == "end"), None)
-    epochs = [e["epoch"] for e in events if e["event"] == "epoch"]
     return Attempt(worker=start.get("worker", ""), cause=end["cause"] if end else None, error=end.get("error") if end else None,
-                   epochs=len(epochs), last_epoch=max(epochs, default=0))
+                   progress=sum(e["event"] in ("epoch", "checkpoint") for e in events))

@@ -159,6 +159,7 @@ class Launch:
         configs = [t.config for t in trials] if grid.job is None else []
         if gone := needs.missing(configs, data=self.data, runs=store.root.parent, grid=self.grid_path):
             raise MissingData(missing_text(gone))
+        self.executor.check()
         store.create_folders()
         self._hold()
         if store.frozen_grid() is None or self.update_grid:

@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ class TrialProcesses:
 
     def __init__(self, store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[str, Any]):
         self._folder = store.trial_folder(trial.id)
-        self._meeting = Path(tempfile.mkdtemp(prefix="harness-"))  # 0700: nobody else can join the process group
+        several = settings["ranks"] > 1
+        self._meeting = tempfile.mkdtemp(prefix="harness-") if several else ""  # 0700: nobody else can join the process group
         self._pipe, told = _fork.Pipe(duplex=False)
         self._ended = False
         self._ended_by_us: set[int] = set()
@@ -73,7 +75,8 @@ class TrialProcesses:
     def collect(self) -> str:
         """Waits for all ranks and says how they ended."""
         self._end_all(wait_s=10)
-        shutil.rmtree(self._meeting, ignore_errors=True)
+        if self._meeting:
+            shutil.rmtree(self._meeting, ignore_errors=True)
         self._pipe.close()
         return ", ".join(f"rank {rank}: {_exit_name(process.exitcode)}" for rank, process in enumerate(self._ranks))
 
@@ -110,16 +113,11 @@ def _rank_main(store: Store, trial: PlannedTrial, *, attempt: int, settings: dic
     stop = _StopFlag()
     _redirect_output(store.attempt_log(trial.id, attempt), rank)
 
-    def report(row: dict[str, Any]) -> None:
-        if type(row.get("epoch")) is not int:
-            raise TypeError(f"context.report needs a row with a whole number \"epoch\", not {row}")
-        tell({**row, "event": "epoch"})
-
     def tell(message: dict[str, Any]) -> None:  # the ranks share the pipe: a write below 4096 bytes is never torn, pipe(7)
         pipe.send_bytes(json.dumps(message).encode())
 
     try:
-        outcome = _run(store, trial, attempt=attempt, settings=settings, rank=rank, address=address, stop=stop, report=report)
+        outcome = _run(store, trial, attempt=attempt, settings=settings, rank=rank, address=address, stop=stop, tell=tell)
         if rank == 0:
             tell({"event": "outcome", "outcome": _as_json(outcome, settings["request"]["metric"])})
     except Interrupted:
@@ -134,15 +132,21 @@ def _rank_main(store: Store, trial: PlannedTrial, *, attempt: int, settings: dic
 
 
 def _run(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[str, Any], rank: int, address: str, stop: "_StopFlag",
-         report: Any) -> Outcome:
+         tell: Callable[[dict[str, Any]], None]) -> Outcome:
     module, _, function = settings["run"].partition(":")
     run = getattr(importlib.import_module(module), function)
     device = f"cuda:{rank}" if settings["origin"]["device"] == "cuda" else "cpu"  # CUDA_VISIBLE_DEVICES holds this worker's own
+
+    def report(row: dict[str, Any]) -> None:
+        if type(row.get("epoch")) is not int:
+            raise TypeError(f"context.report needs a row with a whole number \"epoch\", not {row}")
+        tell({**row, "event": "epoch"})
 
     def fence() -> None:
         if store.newer_attempt(trial.id, attempt):
             raise Superseded
         failpoint("fence.passed")
+        tell({"event": "checkpoint"})  # a trial that writes gets on, however long its epochs are
 
     weights = settings["weights_files"].get(trial.id)
     context = Context(folder=store.trial_folder(trial.id), data=Path(settings["data"]), weights_file=Path(weights) if weights else None,

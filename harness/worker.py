@@ -90,7 +90,7 @@ class Worker:
         while (message := children.next_message()) is not None:
             if self.stopping:
                 children.stop()  # again and again: a rank that has just been forked does not listen yet
-            if message["event"] == "epoch":
+            if message["event"] in ("epoch", "checkpoint"):
                 log.write({**message, "time": time.time()})
             elif message["event"] == "outcome":
                 end = self._publish(children, trial, message["outcome"])

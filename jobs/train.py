@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before torch is loaded, so that --help and a bad f
 
 import contextlib
 import copy
+import importlib
 import math
 import resource
 import time
@@ -87,6 +88,8 @@ def seed_torch(seed: int, device: str) -> None:
 
 def warm_up(configs: Iterable[Mapping[str, Any]]) -> None:
     """Loads what the trials of these configs import, without computing anything; a worker calls it once, before it forks for them."""
+    for name in ("numpy.ma", "torch.utils.serialization.config"):  # np.unique and torch.save look them up: every trial would import them
+        importlib.import_module(name)
     one_of_each = {config["model"]: config for config in configs}
     for config in one_of_each.values():
         with contextlib.suppress(models.Infeasible):

@@ -26,6 +26,8 @@ schedule = "cosine"
 dropout = 0.2
 augment = "crop_flip"
 
+weights = "{weights}"
+
 [compare]
 depth = [1, 2]
 
@@ -37,10 +39,10 @@ ranks = {ranks}
 class Study:
     """A grid, its study folder, and the command that launches it."""
 
-    def __init__(self, folder: Path, data: Path, *, epochs: int = 2, ranks: int = 1):
+    def __init__(self, folder: Path, data: Path, *, epochs: int = 2, ranks: int = 1, weights: str = "none"):
         folder.mkdir(parents=True, exist_ok=True)
         self.grid = folder / "tiny.toml"
-        self.grid.write_text(GRID.format(epochs=epochs, ranks=ranks))
+        self.grid.write_text(GRID.format(epochs=epochs, ranks=ranks, weights=weights))
         self.store = Store(folder / "study")
         self.command = [sys.executable, "-m", "harness.launch", str(self.grid), "--local", "--study-dir", str(self.store.root)]
         self.environment = {**os.environ, "HARNESS_DATA": str(data), "OMP_NUM_THREADS": "1"}

@@ -4,6 +4,7 @@ The steps are read from the source, so that a new one is tested without anybody 
 """
 
 import ast
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,23 +28,38 @@ FAST = ("batch.linked", "claim.linked", "attempt.created", "result.linked")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, bytes]:
-    """The tables of a study that nothing happened to."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Study:
+    """A study that nothing happened to."""
     study = Study(tmp_path_factory.mktemp("undisturbed"), data)
     study.finish()
-    return study.tables()
+    return study
 
 
 def test_all_steps_are_found() -> None:
-    assert len(steps()) >= 30 and set(FAST) <= set(steps())
+    assert len(steps()) >= 34 and set(FAST) <= set(steps())
 
 
-@pytest.mark.parametrize("step", [pytest.param(step, marks=() if step in FAST else pytest.mark.slow) for step in steps()])
-def test_killed_once_at_each_step(step: str, undisturbed: dict[str, bytes], tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize("step", [pytest.param(step, marks=() if step in FAST else pytest.mark.slow)
+                                  for step in steps() if not step.startswith("weights.")])
+def test_killed_once_at_each_step(step: str, undisturbed: Study, tmp_path: Path, data: Path) -> None:
     study = Study(tmp_path, data)
     token = tmp_path / "was-killed"
     said = study.finish(HARNESS_FAILPOINT=f"{step}@{token}")
     assert token.exists(), f"nothing was killed at {step}:\n{said}"
-    assert study.tables() == undisturbed
+    assert study.tables() == undisturbed.tables()
     assert all(len(files) <= 2 for files in study.attempts().values())  # the kill costs at most one attempt of a trial
     assert sum(map(len, study.attempts().values())) <= 5
+
+
+@pytest.mark.slow
+def test_killed_while_weights_are_taken_over(undisturbed: Study, tmp_path: Path, data: Path) -> None:
+    for name in ("plain", "weights.written", "weights.linked"):
+        shutil.copytree(undisturbed.store.root, tmp_path / name / "earlier")
+    plain = Study(tmp_path / "plain", data, weights="study:earlier")
+    plain.finish()
+    for step in ("weights.written", "weights.linked"):
+        study = Study(tmp_path / step, data, weights="study:earlier")
+        study.finish(HARNESS_FAILPOINT=f"{step}@{tmp_path / step / 'was-killed'}")
+        assert (tmp_path / step / "was-killed").exists()
+        assert study.tables() == plain.tables()
+        assert study.tables() != undisturbed.tables()

@@ -46,8 +46,8 @@ def after(*attempts: Attempt) -> TrialState:
     (after(*[DIED] * GIVE_UP_AFTER), {}, "lost"),
     (after(*[KILLED] * GIVE_UP_AFTER), {}, "lost"),
     (after(*[DIED] * GIVE_UP_AFTER), {"000-0": BATCH}, "running"),  # the last one is still at it
-    (after(*[KILLED] * (GIVE_UP_AFTER - 1), Attempt(cause="killed", epochs=1)), {}, "pending"),  # it got on
-    (after(Attempt(cause="killed", epochs=1), *[KILLED] * GIVE_UP_AFTER), {}, "lost"),
+    (after(*[KILLED] * (GIVE_UP_AFTER - 1), Attempt(cause="killed", progress=1)), {}, "pending"),  # it got on
+    (after(Attempt(cause="killed", progress=1), *[KILLED] * GIVE_UP_AFTER), {}, "lost"),
 ])
 def test_status_of_a_trial(state: TrialState, living: dict[str, Batch | None], status: str) -> None:
     now = plan(["t"], {"t": state}, living=living, slots=4)

@@ -107,8 +107,8 @@ def test_state_is_read_from_the_events(store: Store) -> None:
     second.write({"event": "epoch", "epoch": 3})
     store.begin_attempt(planned("c-s0"), 0, REQUEST)
     assert store.scan(["ab12-s0", "c-s0", "none-s0"]) == {
-        "ab12-s0": TrialState(attempts=(Attempt(worker="000-1", cause="killed", error="signal SIGKILL", epochs=2, last_epoch=2),
-                                        Attempt(worker="001-0", epochs=1, last_epoch=3))),
+        "ab12-s0": TrialState(attempts=(Attempt(worker="000-1", cause="killed", error="signal SIGKILL", progress=2),
+                                        Attempt(worker="001-0", progress=1))),
         "c-s0": TrialState(attempts=(Attempt(),)), "none-s0": TrialState()}
 
 
