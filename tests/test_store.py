@@ -120,7 +120,7 @@ def test_a_torn_attempt_file_keeps_what_is_whole(store: Store) -> None:
     path = store.attempt_file("ab12-s0", 0)
     with path.open("ab") as file:
         file.write(b'{"event":"epoch","epo')
-    assert store.scan(["ab12-s0"])["ab12-s0"].attempts == (Attempt(worker="000-0", epochs=1, last_epoch=1),)
+    assert store.scan(["ab12-s0"])["ab12-s0"].attempts == (Attempt(worker="000-0", progress=1),)
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
