@@ -40,7 +40,7 @@ def test_all_steps_are_found() -> None:
 
 
 @pytest.mark.parametrize("step", [pytest.param(step, marks=() if step in FAST else pytest.mark.slow)
-                                  for step in steps() if not step.startswith("weights.")])
+                                  for step in steps() if not step.startswith(("weights.", "checkpoint."))])
 def test_killed_once_at_each_step(step: str, undisturbed: Study, tmp_path: Path, data: Path) -> None:
     study = Study(tmp_path, data)
     token = tmp_path / "was-killed"
@@ -49,6 +49,18 @@ def test_killed_once_at_each_step(step: str, undisturbed: Study, tmp_path: Path,
     assert study.tables() == undisturbed.tables()
     assert all(len(files) <= 2 for files in study.attempts().values())  # the kill costs at most one attempt of a trial
     assert sum(map(len, study.attempts().values())) <= 5
+
+
+@pytest.mark.slow
+def test_killed_while_a_checkpoint_is_written(tmp_path: Path, data: Path) -> None:
+    """With trials long enough to write one: they do so after a second."""
+    plain = Study(tmp_path / "plain", data, epochs=200)
+    plain.finish()
+    for step in ("checkpoint.written", "checkpoint.linked"):
+        study = Study(tmp_path / step, data, epochs=200)
+        study.finish(HARNESS_FAILPOINT=f"{step}@{tmp_path / step / 'was-killed'}")
+        assert (tmp_path / step / "was-killed").exists()
+        assert study.tables() == plain.tables()
 
 
 @pytest.mark.slow
