@@ -29,7 +29,7 @@ augment = "crop_flip"
 weights = "{weights}"
 
 [compare]
-depth = [1, 2]
+{compare}
 
 [local]
 ranks = {ranks}
@@ -39,10 +39,11 @@ ranks = {ranks}
 class Study:
     """A grid, its study folder, and the command that launches it."""
 
-    def __init__(self, folder: Path, data: Path, *, epochs: int = 2, ranks: int = 1, weights: str = "none"):
+    def __init__(self, folder: Path, data: Path, *, epochs: int = 2, ranks: int = 1, weights: str = "none",
+                 compare: str = "depth = [1, 2]"):
         folder.mkdir(parents=True, exist_ok=True)
         self.grid = folder / "tiny.toml"
-        self.grid.write_text(GRID.format(epochs=epochs, ranks=ranks, weights=weights))
+        self.grid.write_text(GRID.format(epochs=epochs, ranks=ranks, weights=weights, compare=compare))
         self.store = Store(folder / "study")
         self.command = [sys.executable, "-m", "harness.launch", str(self.grid), "--local", "--study-dir", str(self.store.root)]
         self.environment = {**os.environ, "HARNESS_DATA": str(data), "OMP_NUM_THREADS": "1"}
