@@ -8,7 +8,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup demo test test-slow lint bench-loader bench-throughput bench-start clean
+.PHONY: help setup demo test test-slow test-slurm lint bench-loader bench-throughput bench-start clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-17s %s\n' "$$name" "$$text"; done
@@ -28,6 +28,10 @@ test: setup  ## the fast tests and those of the repository's shape
 
 test-slow: setup  ## kills, resumes, several ranks: minutes
 	@$(PY) -m pytest -q -m 'slow and not slurm'
+
+test-slurm: setup  ## brings a Slurm up on this machine (Debian or Ubuntu, root), tests on it, takes it down
+	@[ "$$(id -u)" = 0 ] || { echo 'make test-slurm starts a Slurm of its own and needs root: slurm/README.md' >&2; exit 1; }
+	@$(PY) -m pytest -q -m slurm
 
 lint: setup  ## ruff and mypy
 	@$(PY) -m ruff check .

@@ -109,7 +109,8 @@ def write(study: Study, out: Path) -> list[Path]:
     text = results_table.markdown(results, study)
     written += _told([style.write_whole(out / f"{results_table.NAME}.md", text.encode("utf-8")),
                       style.write_whole(out / f"{results_table.NAME}.csv", style.csv(results))])
-    sentences = stats.verdicts(done, column, mode=mode, variants=study.variants, reference=study.reference)
+    sentences = stats.verdicts(done, column, mode=mode, variants=study.variants, reference=study.reference,
+                               ended=stats.endings(study.trials))
     print(f"\n{study.name}: {study.counts()}")
     for sentence in sentences[:MAX_SENTENCES]:
         print(f"  {sentence}")

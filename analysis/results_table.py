@@ -79,7 +79,8 @@ def markdown(data: pd.DataFrame, study: Study) -> str:
             f"Single runs (n = 1), without an interval: that takes at least {stats.MIN_N} seeds.")
     text = study.selection()
     column, mode = study.headline()
-    verdicts = stats.verdicts(study.done(), column, mode=mode, variants=study.variants, reference=study.reference)
+    verdicts = stats.verdicts(study.done(), column, mode=mode, variants=study.variants, reference=study.reference,
+                              ended=stats.endings(study.trials))
     return "\n".join([f"# {_cell(study.name)}", "", *lines, "", spread + f" {text[0].upper()}{text[1:]}; "
                       f"the last training loss is that of the last epoch. {study.counts()[0].upper()}{study.counts()[1:]}.", "",
                       *(f"- {_cell(v)}." for v in verdicts), ""])

@@ -5,7 +5,7 @@ Below `MIN_N` values there is no interval (NaN): with 2 it would be 13 standard 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,9 @@ LEVEL = 0.95
 
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 _KINDS = {"acc": "accuracy", "loss": "loss"}
+# what became of trials that give no value, for one of them and for several
+_ENDED = {"infeasible": ("diverged", "diverged"), "failed": ("failed", "failed"), "lost": ("was lost", "were lost"),
+          "unfinished": ("is not finished", "are not finished")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,22 +153,70 @@ def show_with_half(mean: float, half: float, metric: str) -> str:
     return text.replace("-", "−")
 
 
-def sentence(row: "pd.Series[float]", metric: str, *, mode: str) -> str:
+def endings(trials: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """How the trials of each variant ended: variant -> status -> how many, the finished ones under "done"."""
+    counts: dict[str, dict[str, int]] = {}
+    for variant, status in zip(trials["variant"], trials["status"], strict=True):
+        of_variant = counts.setdefault(str(variant), {})
+        of_variant[str(status)] = of_variant.get(str(status), 0) + 1
+    return counts
+
+
+def _left_out(counts: Mapping[str, int], of: str = "") -> str:
+    """The trials of one variant that give no value: "5 of its 8 seeds diverged and are left out"; "" when all are finished.
+
+    Args:
+        of: the variant's name, for "5 of the 8 seeds of depth=1"; without it "5 of its 8 seeds".
+    """
+    others = {s: n for s in dict.fromkeys((*_ENDED, *sorted(counts))) if s != "done" and (n := counts.get(s, 0))}
+    if not others:
+        return ""
+    total, gone = sum(counts.values()), sum(others.values())
+    seeds = f"{total} {'seed' if total == 1 else 'seeds'}"
+    verbs = [_ENDED[s][n > 1] if s in _ENDED else s for s, n in others.items()]
+    if counts.get("infeasible") == total:  # a network that cannot be built cannot be built with any seed
+        verbs = ["diverged or could not be built"]
+    numbers = [f"{next(iter(others.values()))} of {f'the {seeds} of {of}' if of else f'its {seeds}'}", *map(str, list(others.values())[1:])]
+    told = [f"{number} {verb}" for number, verb in zip(numbers, verbs, strict=True)]
+    if len(told) == 1:
+        return f"{told[0]} and {'is' if gone == 1 else 'are'} left out"
+    return f"{', '.join(told[:-1])} and {told[-1]}; these {gone} are left out"
+
+
+def _with_note(text: str, *notes: str) -> str:
+    return "; ".join([text, *(note for note in notes if note)])
+
+
+def sentence(row: "pd.Series[float]", metric: str, *, mode: str, ended: Mapping[str, Mapping[str, int]]) -> str:
     """What one row of `paired` shows, with its interval, and no more than it shows.
 
     "beats" and "is worse than" are said only when the interval leaves out zero, and with several comparisons only when the
-    simultaneous one does.
+    simultaneous one does. They are never said when trials of either side diverged: what is left of such a variant are the seeds that
+    went well, and a mean over those is no mean over seeds.
+
+    Args:
+        ended: how the trials of each variant ended, from `endings`.
     """
+    variant, reference = f"{row['variant']}", f"{row['reference']}"
+    sides = [ended.get(v, {}) for v in (variant, reference)]
+    if int(row["n"]) == 0:
+        return _with_note(f"{variant} and {reference} cannot be compared: no seed has a finished trial of both",
+                          _left_out(sides[0], variant), _left_out(sides[1], reference))
+    return _with_note(_comparison(row, metric, mode=mode, diverged=any(counts.get("infeasible") for counts in sides)),
+                      _left_out(sides[0]), _left_out(sides[1], reference))
+
+
+def _comparison(row: "pd.Series[float]", metric: str, *, mode: str, diverged: bool) -> str:
+    """The sentence about one row with pairs; `diverged`: whether trials of either side did."""
     sign = -1.0 if mode == "min" else 1.0
     gain = sign * float(row["difference"])
     n, family = int(row["n"]), int(row["comparisons"])
     variant, reference = f"{row['variant']}", f"{row['reference']}"
     amount = f"{show(abs(gain), metric)} {'points of' if is_share(metric) else 'of'} {words(metric)}"
-    if n == 0:
-        return f"{variant} and {reference} cannot be compared: no seed has a finished trial of both"
     level = abs(gain) < 1e-12 or show(gain, metric) == "0.0"
     apart = f"{variant} is level with {reference} in {words(metric)}" if level else (
         f"{variant} is {'ahead of' if gain > 0 else 'behind'} {reference} by {amount}")
+    apart += " among the seeds that did not diverge" if diverged else ""
     if n < MIN_N:
         return f"{apart} (n = {n} paired {'seed' if n == 1 else 'seeds'}, too few for an interval)"
     if float(row["sd"]) == 0:
@@ -181,19 +232,27 @@ def sentence(row: "pd.Series[float]", metric: str, *, mode: str) -> str:
         return f"no difference shown: {apart} ({pointwise}; {seeds})"
     if float(row["simultaneous_low"]) <= 0 <= float(row["simultaneous_high"]):
         return f"{apart} ({pointwise}; {seeds}), but not once {family} comparisons are allowed for ({interval('simultaneous_', flip)})"
-    verb = "beats" if gain > 0 else "is worse than"
+    if not diverged:
+        apart = f"{variant} {'beats' if gain > 0 else 'is worse than'} {reference} by {amount}"
     together = f", {interval('simultaneous_', flip)} over {family} comparisons together" if family > 1 else ""
-    return f"{variant} {verb} {reference} by {amount} ({pointwise}{together}; {seeds})"
+    return f"{apart} ({pointwise}{together}; {seeds})"
 
 
-def verdicts(trials: pd.DataFrame, column: str, *, mode: str, variants: Sequence[str], reference: str) -> list[str]:
-    """One sentence for each variant against the reference; the largest gain first. With one variant its mean and interval."""
+def verdicts(trials: pd.DataFrame, column: str, *, mode: str, variants: Sequence[str], reference: str,
+             ended: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """One sentence for each variant against the reference; the largest gain first. With one variant its mean and interval.
+
+    Args:
+        trials: the finished trials.
+        ended: how all trials of each variant ended, from `endings`: what is left out is said.
+    """
     if len(variants) == 1:
         s = summarise(_floats(trials[column]))
         unit = " %" if is_share(column) else ""
         spread = (f"95 % CI {show(s.mean - s.half, column)} to {show(s.mean + s.half, column)}; {s.n} seeds" if s.n >= MIN_N
                   else f"n = {s.n}, too few for an interval")
-        return [f"{variants[0]}: {words(column)} {show(s.mean, column)}{unit} ({spread}); no other variant to compare with"]
+        text = f"{variants[0]}: {words(column)} {show(s.mean, column)}{unit} ({spread}); no other variant to compare with"
+        return [_with_note(text, _left_out(ended.get(variants[0], {})))]
     table = paired(trials, column, variants=variants, reference=reference)
     ordered = table.sort_values("difference", ascending=mode == "min", kind="stable", na_position="last")
-    return [sentence(row, column, mode=mode) for _, row in ordered.iterrows()]
+    return [sentence(row, column, mode=mode, ended=ended) for _, row in ordered.iterrows()]

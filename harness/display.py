@@ -1,5 +1,6 @@
 """How a launch is shown: a live table in a terminal, one timestamped line per event elsewhere (nohup, a log, a pipe)."""
 
+import contextlib
 import statistics
 import sys
 import time
@@ -88,7 +89,8 @@ class PlainDisplay:
     def note(self, text: str) -> None:
         """One line."""
         self.spoke = time.monotonic()
-        print(f"{time.strftime('%H:%M:%S')}  {text}", file=self.out, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads any more (`| head`): the study goes on all the same
+            print(f"{time.strftime('%H:%M:%S')}  {text}", file=self.out, flush=True)
 
     def close(self) -> None:
         """Nothing to put back."""

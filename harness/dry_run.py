@@ -1,79 +1,152 @@
-"""What a launch would do: the trials by parameter, what is done already, what is missing, and what it would cost."""
+"""What a launch would do: the trials by parameter, what is done already, what is missing, what it would cost, and what it would refuse."""
 
+import shlex
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+from harness.errors import StudyError
 from harness.estimate import duration, estimate
 from harness.grid import Grid
 from harness.local import LocalExecutor
-from harness.needs import missing
+from harness.needs import Missing, Source, find_source, missing, needed_configs
 from harness.store import PlannedTrial, Store
 from harness.study import changes, missing_text, plan_trials, source_digests
 from jobs import registry
+from jobs.config import PARAMETERS
 from jobs.data import data_folder
 
 SHOWN_TRIALS = 12
 
 
-def show(grid: Grid, root: Path, *, grid_path: Path, local: bool) -> int:
-    """Prints the plan of a study; submits and writes nothing. Returns the exit status."""
+def show(grid: Grid, root: Path, *, grid_path: Path, local: bool, overrides: Sequence[str] = (), update_grid: bool = False) -> int:
+    """Prints the plan of a study; submits and writes nothing. Returns the exit status.
+
+    Args:
+        overrides: the `--set` options the grid was read with, for the commands that are shown.
+        update_grid: whether a grid that differs from the study's is meant to replace it.
+    """
     store = Store(root)
-    trials = plan_trials(grid, source_digests(grid, store))
-    states = store.scan([t.id for t in trials])
-    left = [t for t in trials if not states[t.id].result]
-    print(f"{grid.name}  {len(trials)} trials = {_count(len(grid.variants), 'variant')} x {_count(len(grid.seeds), 'seed')}"
-          f"        [{len(trials) - len(left)} done, {len(left)} to run]")
-    for label, text in _facts(grid, store, trials, left, local=local):
+    configs = [config.as_dict() for config in needed_configs(grid)]
+    gone = missing(configs, data=data_folder(), runs=store.root.parent, grid=grid_path, overrides=overrides)
+    if grid.search:
+        print(f"{grid.name}  {grid.trial_count()} trials = {_search_size(grid)}")
+        facts = [_compares(grid), _parameters(grid, grid.search.trials * len(grid.seeds)),
+                 ("tuned", ", ".join(dict.fromkeys(t.name for t in grid.tune or ())) + "; proposed while it runs")]
+    else:
+        trials = plan_trials(grid, source_digests(grid, store))
+        states = store.scan([t.id for t in trials])
+        left = [t for t in trials if not states[t.id].result]
+        print(f"{grid.name}  {len(trials)} trials = {_count(len(grid.variants), 'variant')} x {_count(len(grid.seeds), 'seed')}"
+              f"        [{len(trials) - len(left)} done, {len(left)} to run]")
+        facts = [_compares(grid), _parameters(grid, len(grid.seeds)), _trials(trials), ("time", _time(grid, store, left, local=local)),
+                 ("disk", _disk(grid, store, left))]
+    for label, text in [*facts, *_reads(grid, store)]:
         head, *rest = text.splitlines() or [""]
         print(f"  {label:<11}{head}")
         for line in rest:
             print(f"  {'':<11}{line}")
-    gone = [] if grid.job else missing((t.config for t in trials), data=data_folder(), runs=store.root.parent, grid=grid_path)
     if gone:
         print("\n" + missing_text(gone))
-    print("\nNothing was submitted. " + ("Stage what is missing first." if gone else "The same command without --dry-run launches it."))
+    print("\n" + _closing(grid, store, gone, local=local, update_grid=update_grid))
     return 0
 
 
-def _facts(grid: Grid, store: Store, trials: list[PlannedTrial], left: list[PlannedTrial], *, local: bool) -> list[tuple[str, str]]:
-    """(label, text) of each paragraph."""
-    facts = [("compares", f"{', '.join(grid.compared) or 'nothing: one variant'}; {grid.metric} ({grid.mode}), select {grid.select}, "
-                          f"test split {'once per trial' if grid.test == 'each' else 'only for what is confirmed'}; "
-                          f"reference {grid.reference}")]
-    varying = [(name, Counter(str(t.config.get(name)) for t in trials)) for name in grid.compared]
-    facts.append(("parameters", "\n".join(f"{name}: " + ", ".join(f"{value} ({count})" for value, count in counts.items())
-                                          for name, counts in varying) or "one variant"))
+def _closing(grid: Grid, store: Store, gone: list[Missing], *, local: bool, update_grid: bool) -> str:
+    """The last paragraph: that the command launches the study, or everything for which it would be refused."""
+    from harness.launch import no_slurm
+
+    reasons = []
+    if sections := [f"[{name}]" for name in ("tune", "search", "confirm") if getattr(grid, name)]:
+        reasons.append(f"{', '.join(sections)} cannot run yet: compare fixed values with [compare] or [[variant]] instead")
+    if not local:
+        reasons.append(no_slurm())
+    frozen = store.frozen_grid()
+    if frozen is not None and not update_grid and (difference := changes(frozen, grid)):
+        reasons.append(f"the grid differs from the one {shlex.quote(str(store.root))} was begun with; --study-dir DIR begins another "
+                       "study, --update-grid lets the new grid replace the old one:\n" + difference)
+    if gone:
+        reasons.append("what is missing has to be mended first, as shown above")
+    if local:
+        try:
+            LocalExecutor(store, grid.local).check()
+        except StudyError as error:
+            reasons.append(str(error))
+    if not reasons:
+        return "Nothing was submitted. The same command without --dry-run launches it."
+    return "\n".join(["Nothing was submitted, and without --dry-run it would be refused:",
+                      *("  - " + reason.replace("\n", "\n    ") for reason in reasons)])
+
+
+def _compares(grid: Grid) -> tuple[str, str]:
+    return ("compares", f"{', '.join(grid.compared) or 'nothing: one variant'}; {grid.metric} ({grid.mode}), select {grid.select}, "
+                        f"test split {'once per trial' if grid.test == 'each' else 'only for what is confirmed'}; "
+                        f"reference {grid.reference}")
+
+
+def _parameters(grid: Grid, each: int) -> tuple[str, str]:
+    """How many trials have which value, when every variant has `each`."""
+    defaults = {name: field.default for name, field in PARAMETERS.items()} if grid.job is None else {}
+    counts = {name: Counter(str({**defaults, **grid.config_values(variant)}.get(name)) for variant in grid.variants)
+              for name in grid.compared}
+    return ("parameters", "\n".join(f"{name}: " + ", ".join(f"{value} ({count * each})" for value, count in values.items())
+                                    for name, values in counts.items()) or "one variant")
+
+
+def _trials(trials: list[PlannedTrial]) -> tuple[str, str]:
     lines = [f"{t.id}  {t.variant}  seed {t.seed}" for t in trials]
     hidden = len(lines) - SHOWN_TRIALS
-    facts.append(("trials", "\n".join(lines if hidden <= 0 else [*lines[:SHOWN_TRIALS - 1], f"and {hidden + 1} more"])))
-    facts.append(("time", _time(grid, store, left, local=local)))
-    facts.append(("disk", _disk(grid, store, left)))
-    if grid.job is None:
-        sets = sorted({t.config["dataset"] for t in trials})
-        facts.append(("data", f"{', '.join(sets)} in {data_folder()}"))
-    frozen = store.frozen_grid()
-    if frozen is not None and (difference := changes(frozen, grid)):
-        facts.append(("changed", f"the grid differs from the one {store.root} was begun with:\n{difference}"))
+    return ("trials", "\n".join(lines if hidden <= 0 else [*lines[:SHOWN_TRIALS - 1], f"and {hidden + 1} more"]))
+
+
+def _search_size(grid: Grid) -> str:
+    """Where the number of a search's trials comes from."""
+    assert grid.search
+    tried = f"{_count(len(grid.variants), 'variant')} x {_count(grid.search.trials, 'config')} x {_count(len(grid.seeds), 'seed')}"
+    if grid.confirm is None:
+        return tried
+    return f"{tried}, and {_count(grid.confirm.top, 'config')} of each variant confirmed on {_count(grid.confirm.seeds, 'seed')}"
+
+
+def _reads(grid: Grid, store: Store) -> list[tuple[str, str]]:
+    """The data sets, and which trials of earlier studies others start from."""
+    if grid.job is not None:
+        return []
+    configs = list(needed_configs(grid))
+    facts = [("data", f"{', '.join(sorted({c.dataset for c in configs}))} in {shlex.quote(str(data_folder()))}")]
+    for weights in sorted({c.weights for c in configs if c.weights.startswith("study:")}):
+        source = find_source(Store(store.root.parent / weights.removeprefix("study:")))
+        facts.append(("weights", f"{weights}: " + (_starts(source, grid.seeds) if isinstance(source, Source) else "not decided yet")))
     return facts
+
+
+def _starts(source: Source, seeds: Sequence[int]) -> str:
+    """Which trial of an earlier study each seed starts from."""
+    others = [seed for seed in seeds if seed not in source.trials]
+    same = "the trial with the same seed" if len(others) < len(seeds) else ""
+    best = f"its best trial, {source.best}, for {'seed' if len(others) == 1 else 'seeds'} {', '.join(map(str, others))}" if others else ""
+    return f"variant {source.variant}, {', '.join(filter(None, [same, best]))}"
 
 
 def _time(grid: Grid, store: Store, left: list[PlannedTrial], *, local: bool) -> str:
     """Hours, and where the figure comes from."""
     if not left:
         return "nothing left to run"
-    guess = estimate(left, store.root.parent)
-    slots = LocalExecutor(store, grid.local).slots
+    executor = LocalExecutor(store, grid.local)
+    slurm = grid.slurm
     if local or shutil.which("sbatch") is None:
-        place = f"{slots} at a time on this machine"
-        wall = guess.seconds / min(slots, len(left))
+        place = f"{executor.slots} at a time on this machine"
+        guess = estimate(left, store.root.parent, device="cuda" if executor.gpus_per_worker else "cpu", ranks=grid.local.ranks)
+        wall = guess.seconds / min(executor.slots, len(left))
     else:
-        gpus = grid.slurm.nodes * grid.slurm.gpus_per_node
-        bound = len(left) * grid.slurm.time_min / 60
-        place = f"at most {bound * max(gpus, 1):.0f} {'GPU' if gpus else 'job'}-hours by the time limit of {grid.slurm.time_min} min"
+        gpus = slurm.nodes * slurm.gpus_per_node
+        bound = len(left) * slurm.time_min / 60
+        place = f"at most {bound * max(gpus, 1):.0f} {'GPU' if gpus else 'job'}-hours by the time limit of {slurm.time_min} min"
+        guess = estimate(left, store.root.parent, device="cuda" if gpus else "cpu", ranks=slurm.nodes * slurm.tasks_per_node)
         wall = guess.seconds
     if not guess.known:
-        return f"unknown: no trial of this kind has run under {store.root.parent} yet; {place}"
+        return f"unknown: no trial of this kind has run under {shlex.quote(str(store.root.parent))} yet; {place}"
     part = "" if guess.known == len(left) else f" for {guess.known} of {len(left)} trials"
     return f"about {duration(wall)}{part}, {place}\nfrom: {guess.source}"
 
@@ -83,15 +156,14 @@ def _disk(grid: Grid, store: Store, left: list[PlannedTrial]) -> str:
     there = store.root
     while not there.exists():
         there = there.parent
-    free_gb = shutil.disk_usage(there).free / 1e9
+    free = f"{shutil.disk_usage(there).free / 1e9:.0f} GB free at {shlex.quote(str(there))}"
     if grid.job is not None:
-        return f"{free_gb:.0f} GB free at {there}"
+        return free
     known = [count * 4 / 1e9 for t in left if (count := registry.parameter_count(t.config))]
     if not known:
-        return f"{free_gb:.0f} GB free at {there}" + ("" if left else "; nothing more is written")
+        return free + ("" if left else "; nothing more is written")
     peak = max(known) * 3 * 2  # weights, momentum, best weights; two checkpoints are kept
-    return (f"about {_gb(sum(known))} of selected weights, and {_gb(peak)} of checkpoints for each trial that runs; "
-            f"{free_gb:.0f} GB free at {there}")
+    return f"about {_gb(sum(known))} of selected weights, and {_gb(peak)} of checkpoints for each trial that runs; {free}"
 
 
 def _count(number: int, word: str) -> str:

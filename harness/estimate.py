@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.store import PlannedTrial
-from jobs.config import Config, ConfigError
+from jobs.config import PARAMETERS, Config
 
-SHAPE = ("dataset", "model", "depth", "filters", "image_size", "batch_size", "precision", "train_images", "classes")
-"""Parameters that decide how long an epoch takes."""
+Shape = frozenset[tuple[str, Any]]
+
+SHAPE = ("dataset", "classes", "train_images", "val_fraction", "test_fraction", "image_size", "augment", "model", "depth", "filters",
+         "kernel_size", "hidden", "batch_norm", "freeze", "batch_size", "precision")
+"""Parameters of the built-in job that decide how long an epoch takes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,47 +27,57 @@ class Estimate:
     """Where the figures come from."""
 
 
-def estimate(trials: list[PlannedTrial], runs: Path) -> Estimate:
-    """Seconds of training for trials, from the epochs that trials of the same shape took in the studies under `runs`."""
-    wanted = {_shape(t.config) for t in trials}
-    seconds: dict[tuple[Any, ...], list[float]] = {}
+def estimate(trials: list[PlannedTrial], runs: Path, *, device: str, ranks: int) -> Estimate:
+    """Seconds of training for trials, from the epochs that trials of the same shape took in the studies under `runs`.
+
+    Args:
+        device: "cpu" or "cuda", where the trials will run; what ran elsewhere says nothing.
+        ranks: processes of each trial; likewise.
+    """
+    shapes = {t.id: _shape(t.config) for t in trials}
+    wanted = set(shapes.values())
+    seconds: dict[Shape, list[float]] = {}
     studies: set[str] = set()
     attempts = 0
     for path in sorted(runs.glob("*/attempts.parquet")):
-        for shape, taken in _epochs_of(path.parent):
-            if shape in wanted and taken:
+        for shape, taken in _epochs_of(path.parent, device=device, ranks=ranks):
+            if shape in wanted:
                 seconds.setdefault(shape, []).extend(taken)
                 studies.add(path.parent.name)
                 attempts += 1
-    known = [t for t in trials if _shape(t.config) in seconds]
-    total = sum(statistics.median(seconds[_shape(t.config)]) * t.config.get("epochs", 1) for t in known)
-    source = f"median epoch of {attempts} attempts with the same {', '.join(SHAPE[:2])}, sizes and batch in {', '.join(sorted(studies))}"
+    known = [t for t in trials if shapes[t.id] in seconds]
+    total = sum(statistics.median(seconds[shapes[t.id]]) * t.config.get("epochs", 1) for t in known)
+    place = f"{device} with {ranks} rank{'' if ranks == 1 else 's'}"
+    source = f"median epoch of {attempts} attempts on {place} with the same data, network and batch in {', '.join(sorted(studies))}"
     return Estimate(seconds=total, known=len(known), source=source if known else "")
 
 
-def _shape(config: dict[str, Any]) -> tuple[Any, ...]:
-    """As the tables have it: a parameter that the config does not read is None."""
-    try:
-        inactive = Config.from_dict(config).inactive()
-    except ConfigError:  # a job of the user's own
-        inactive = frozenset()
-    return tuple(None if name in inactive else config.get(name) for name in SHAPE)
+def _shape(config: dict[str, Any]) -> Shape:
+    """What decides the time of an epoch; of a job of the user's own that is everything. As the tables have it: a parameter that the config
+    does not read is absent."""
+    if not PARAMETERS.keys() <= config.keys():
+        return frozenset(config.items())
+    inactive = Config.from_dict(config).inactive()
+    return frozenset((name, config[name]) for name in SHAPE if name not in inactive)
 
 
-def _epochs_of(study: Path) -> list[tuple[tuple[Any, ...], list[float]]]:
-    """(shape, seconds of each epoch) of every attempt of a study; nothing where its tables cannot be read."""
+def _epochs_of(study: Path, *, device: str, ranks: int) -> list[tuple[Shape, list[float]]]:
+    """(shape, seconds of each epoch) of every such attempt of a study; nothing where its tables cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        attempts = pq.read_table(study / "attempts.parquet", columns=["trial_id", "epoch_s"]).to_pylist()
-        columns = ["trial_id", *(f"param_{name}" for name in SHAPE)]
-        known = set(pq.read_schema(study / "trials.parquet").names)
-        trials = pq.read_table(study / "trials.parquet", columns=[c for c in columns if c in known]).to_pylist()
-    except (OSError, pa.ArrowException):
+        attempts = pq.read_table(study / "attempts.parquet", columns=["trial_id", "epoch_s", "device", "ranks"]).to_pylist()
+        parameters = [name for name in pq.read_schema(study / "trials.parquet").names if name.startswith("param_")]
+        if {f"param_{name}" for name in PARAMETERS} <= set(parameters):
+            parameters = [f"param_{name}" for name in SHAPE]
+        trials = pq.read_table(study / "trials.parquet", columns=["trial_id", *parameters]).to_pylist()
+    except (OSError, KeyError, pa.ArrowException):
         return []
-    shapes = {t["trial_id"]: tuple(t.get(f"param_{name}") for name in SHAPE) for t in trials}
-    return [(shapes[a["trial_id"]], a["epoch_s"]) for a in attempts if a["trial_id"] in shapes and a["epoch_s"]]
+    shapes = {t["trial_id"]: frozenset((name.removeprefix("param_"), t[name]) for name in parameters if t[name] is not None)
+              for t in trials}
+    return [(shapes[a["trial_id"]], a["epoch_s"]) for a in attempts
+            if a["trial_id"] in shapes and a["epoch_s"] and (a["device"], a["ranks"]) == (device, ranks)]
 
 
 def duration(seconds: float) -> str:

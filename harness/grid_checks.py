@@ -20,7 +20,7 @@ MOST_TRIALS = 100_000
 _MOST_COMBINATIONS = 20_000
 """Combinations of variants and tuned choices that are tried for values that do not go together; the rest are found when proposed."""
 
-_DEPENDS = {"weights": ("model",), "classes": ("dataset",)}
+_DEPENDS = {"weights": ("model",), "classes": ("dataset",), "batch_size": ("train_images",)}
 """Which other parameters decide whether a value goes together with the rest; for parameters not named here, any may."""
 
 Cell = tuple[NamedVariant, tuple[tuple[str, int, Value], ...]]
@@ -156,6 +156,8 @@ def check_combinations(draft: Draft) -> None:
     """Values that are legal alone and not together, in every variant and with every tuned choice."""
     left = _MOST_COMBINATIONS
     told: set[tuple[Path, str]] = set()
+    # Numbers that the search chooses: whether they go together with the rest is seen when they are proposed.
+    proposed = {t.name for t, _ in draft.tuned if t.kind != "str"}
     for cell in cells(draft):
         values = cell_values(draft, cell)
         for choice in _tuned_texts([t for t, _ in draft.tuned if t.kind == "str"], values):
@@ -163,6 +165,8 @@ def check_combinations(draft: Draft) -> None:
             if left < 0:
                 return
             for name, message in check_together(Config(**{**values, **choice})):  # type: ignore[arg-type]
+                if proposed & {name, *_DEPENDS.get(name, ())}:
+                    continue
                 path = _home(draft, cell, name, choice)
                 if any(draft.broken_in(cell[0], p) for p in (name, *_DEPENDS.get(name, PARAMETERS))) or (path, message) in told:
                     continue

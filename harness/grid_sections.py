@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 
 from harness.findings import Findings, show
 from harness.spans import Path
-from jobs.config import PARAMETERS, Value, nearest
+from jobs.config import PARAMETERS, STUDY_NAME, Value, nearest
 
 T = TypeVar("T")
 LARGEST_INT = 2**63 - 1
-STUDY_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 
 
 def _key(doc: str, default: Any = dataclasses.MISSING, *, low: int = 0, high: int = 1_000_000, choices: tuple[str, ...] = ()) -> Any:

@@ -33,6 +33,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--study-dir", type=Path, metavar="DIR", help="the study folder (default: runs/<name of the study>)")
     options.add_argument("--update-grid", action="store_true", help="let a changed grid replace the one this study was begun with")
     options.add_argument("--update-code", action="store_true", help="let changed code run what has not run yet")
+    options.add_argument("--take-over", action="store_true",
+                         help="the host that launched this study is gone, with all that ran there: go on here")
     options.add_argument("--retry", action="store_true", help="try again what failed or was lost")
     return options
 
@@ -50,21 +52,17 @@ def _main(options: argparse.Namespace) -> int:
     path = options.grid or DEFAULT_GRID
     grid = read_grid(path, overrides=options.overrides)
     for section in ("tune", "search", "confirm"):
-        if getattr(grid, section):
-            if options.dry_run:
-                print(f"note: [{section}] is checked but not run yet: searching over tuned parameters comes in a later version.")
-                continue
+        if getattr(grid, section) and not options.dry_run:
             raise UsageError(f"{path} asks for a search ([{section}]), which this version checks but cannot run yet; "
                              "compare fixed values with [compare] or [[variant]] instead")
     root = options.study_dir or Path("runs") / grid.name
     if options.dry_run:
         from harness.dry_run import show
 
-        return show(grid, root, grid_path=path, local=options.local)
+        return show(grid, root, grid_path=path, local=options.local, overrides=options.overrides, update_grid=options.update_grid)
     if not options.local:
         raise UsageError(no_slurm())
-    return launch(grid, root, grid_path=path, command_line=again(options, path), update_grid=options.update_grid,
-                  update_code=options.update_code, retry=options.retry)
+    return launch(grid, root, options, grid_path=path)
 
 
 def no_slurm() -> str:
@@ -74,8 +72,7 @@ def no_slurm() -> str:
     return "running on Slurm comes in a later version; add --local to run on this machine"
 
 
-def launch(grid: Any, root: Path, *, grid_path: Path, command_line: str, update_grid: bool = False,
-           update_code: bool = False, retry: bool = False) -> int:
+def launch(grid: Any, root: Path, options: argparse.Namespace, *, grid_path: Path) -> int:
     """Runs a study on this machine until it is over or interrupted; returns the exit status.
 
     Raises:
@@ -83,22 +80,25 @@ def launch(grid: Any, root: Path, *, grid_path: Path, command_line: str, update_
     """
     from harness.display import LiveDisplay, PlainDisplay
     from harness.store import Store
-    from harness.study import Launch, changes
+    from harness.study import Launch, Options, changes
     from jobs.data import data_folder
 
-    store = Store(root)
+    store, command_line = Store(root), again(options, grid_path)
     frozen = store.frozen_grid()
-    if frozen is not None and not update_grid and (difference := changes(frozen, grid)):
+    if frozen is not None and not options.update_grid and (difference := changes(frozen, grid, frozen_file=store.grid_file)):
         raise StudyError(f"this grid differs from the one {root} was begun with:\n{difference}\n"
                          f"keep both: {command_line} --study-dir {shlex.quote(f'{root}-2')}\n"
                          f"or let the new one replace it, keeping finished trials that are in both: {command_line} --update-grid")
     display = LiveDisplay() if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else PlainDisplay()
-    run = Launch(store, grid, grid_path=grid_path, data=data_folder(), display=display, update_grid=update_grid,
-                 update_code=update_code, retry=retry)
+    decisions = Options(grid_path=grid_path, overrides=tuple(options.overrides), update_grid=options.update_grid,
+                        update_code=options.update_code, take_over=options.take_over, retry=options.retry)
+    run = Launch(store, grid, data=data_folder(), display=display, options=decisions)
     interrupts = _Interrupts(run, display)
     try:
         with interrupts:
             now = run.run()
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise _disk_error(error, root) from error
     finally:
@@ -166,6 +166,7 @@ def again(options: argparse.Namespace, grid: Path) -> str:
     for override in options.overrides:
         words += ["--set", override]
     words += ["--study-dir", str(options.study_dir)] if options.study_dir else []
+    words += ["--retry"] if options.retry else []
     return shlex.join(words)
 
 

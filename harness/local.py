@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import worker
+from harness import processes, worker
 from harness.errors import StudyError
 from harness.grid import Local
+from harness.plan import Batch
 from harness.store import Store
 
 FOREVER_MIN = 60 * 24 * 365
@@ -30,6 +31,8 @@ class LocalExecutor:
     def __init__(self, store: Store, local: Local):
         self.store, self.local = store, local
         self.gpus = _gpus() if local.gpus_per_trial else []
+        self.gone: list[str] = []
+        """Hosts that somebody said are no more, with all that ran there."""
         self._jobs: dict[str, Any] = {}
 
     @property
@@ -55,44 +58,52 @@ class LocalExecutor:
             fit = len(self.gpus) // self.gpus_per_worker
         return max(1, min(fit, self.local.running) if self.local.running else fit)
 
-    def assign_gpus(self, workers: int, taken: list[list[int]]) -> list[list[int]]:
-        """The GPUs of each new worker, none that a living worker has."""
-        busy = {gpu for gpus in taken for gpu in gpus}
+    def resources(self, workers: int, living: dict[str, Batch]) -> dict[str, Any]:
+        """What each worker of a new batch gets: ranks, device, and GPUs that no living worker has."""
+        busy = {gpu for name, batch in living.items() for gpu in batch.settings["gpus"][batch.place(name)]}
         free = [gpu for gpu in self.gpus if gpu not in busy]
         each = self.gpus_per_worker
-        return [free[place * each:(place + 1) * each] for place in range(workers)]
+        return {"ranks": self.local.ranks, "device": "cuda" if each else "cpu",
+                "gpus": [free[place * each:(place + 1) * each] for place in range(workers)]}
 
-    def submit(self, batch: int, place: int, *, code: Path, gpus: list[int]) -> None:
-        """Starts one worker that sees these GPUs."""
+    def submit(self, batch: Batch) -> None:
+        """Starts the workers of a batch. Each takes its own GPUs itself: submitit knows them by number only, and hides them all."""
         import submitit
 
         executor = submitit.LocalExecutor(folder=self.store.submitit_folder)
-        executor.update_parameters(timeout_min=FOREVER_MIN, tasks_per_node=1, gpus_per_node=len(gpus), visible_gpus=gpus)
-        with _environment(self.local, code), _without_ctrl_c(), _without_output():
-            job = executor.submit(worker.main, str(self.store.root), batch, place)
-        job._cancel_at_deletion = False
-        self._jobs[f"{batch:03d}-{place}"] = job
+        executor.update_parameters(timeout_min=FOREVER_MIN, tasks_per_node=1)
+        for place in range(batch.workers):
+            with _environment(self.local, self.store.code_folder(batch.settings["code"])), _without_ctrl_c(), _without_output():
+                job = executor.submit(worker.main, str(self.store.root), batch.number, place)
+            job._cancel_at_deletion = False
+            self._jobs[batch.worker(place)] = job
 
-    def started(self, name: str) -> bool:
-        """Whether this launcher started the worker."""
-        return name in self._jobs
+    def alive(self, batches: list[Batch]) -> set[str]:
+        """The workers that run, and those that this launcher started and that have not taken their place yet."""
+        found = set()
+        for batch in batches:
+            for place, claim in enumerate(batch.claims):
+                name = batch.worker(place)
+                if claim is None:
+                    lives = name in self._jobs and self._jobs[name]._process.poll() is None
+                else:
+                    lives = not claim.get("closed") and processes.is_alive(claim, self.gone) is not False
+                found |= {name} if lives else set()
+        return found
 
-    def ended(self, name: str) -> bool:
-        """Whether a worker that this launcher started has ended; true for one it does not know."""
-        job = self._jobs.get(name)
-        return job is None or job._process.poll() is not None
-
-    def last_words(self, name: str) -> str:
-        """The end of what a worker printed before it died."""
-        job = self._jobs.get(name)
-        path = job.paths.stderr if job else None
-        return path.read_text(errors="replace")[-2000:].strip() if path and path.exists() else "(it printed nothing)"
+    def last_words(self, name: str) -> str | None:
+        """The end of what a worker printed; None when this launcher did not start it."""
+        if (job := self._jobs.get(name)) is None:
+            return None
+        path = job.paths.stderr
+        return path.read_text(errors="replace")[-2000:].strip() if path.exists() else "(it printed nothing)"
 
     @staticmethod
-    def stop(who: dict[str, Any]) -> None:
-        """Asks a worker to keep its progress and end."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(who["pid"], signal.SIGTERM)
+    def stop(claim: dict[str, Any]) -> None:
+        """Asks the worker that wrote a claim to keep its progress and end."""
+        if not claim.get("closed") and processes.is_alive(claim):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(claim["pid"], signal.SIGTERM)
 
 
 def available_cpus() -> int:
@@ -100,14 +111,14 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _gpus() -> list[int]:
-    """Numbers of the GPUs this process may use, without importing torch."""
+def _gpus() -> list[str]:
+    """The GPUs this process may use, by number or by the UUID or MIG name it was given, without importing torch."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [int(gpu) for gpu in visible.split(",") if gpu.strip().isdigit()]
+        return [gpu.strip() for gpu in visible.split(",") if gpu.strip() not in ("", "-1", "NoDevFiles")]
     if not (command := shutil.which("nvidia-smi")):
         return []
     asked = subprocess.run([command, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False)
-    return [int(gpu) for gpu in asked.stdout.split()] if asked.returncode == 0 else []
+    return asked.stdout.split() if asked.returncode == 0 else []
 
 
 @contextlib.contextmanager

@@ -1,17 +1,30 @@
-"""What trials need before they can run, and what of it is missing: raw data, weights, an earlier study."""
+"""What trials need before they can run, and what of it is missing: raw data, caches, weights, an earlier study.
 
-import hashlib
-from collections.abc import Iterable
+Run as a program it builds caches, in a process of its own; `build_caches` is who starts it.
+"""
+
+import itertools
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jobs.data
 from harness.errors import MissingData
-from harness.store import Store
+from harness.grid import Grid, parse_grid
+from harness.plan import plan
+from harness.store import PlannedTrial, Store
 from jobs import durable, registry
-from jobs.config import Config
+from jobs.config import Config, ConfigError, Value
 from jobs.datasets import DataError
+
+_DECIDING = ("dataset", "image_size", "model", "weights")
+"""The parameters that decide which files a trial needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +39,28 @@ class Missing:
     """What to run."""
 
 
-def missing(configs: Iterable[dict[str, Any]], *, data: Path, runs: Path, grid: Path) -> list[Missing]:
+def needed_configs(grid: Grid) -> Iterator[Config]:
+    """One config for each combination of data set, image size, model and weights that the grid's trials may have; none for a job of the
+    user's own. Of a tuned range only the ends are taken: no grid that makes sense tunes a range of these."""
+    if grid.job is not None:
+        return
+    tuned: dict[str, tuple[Value, ...]] = {}
+    for t in grid.tune or ():
+        if t.name in _DECIDING:
+            ends = tuple(int(end) for end in (t.low, t.high) if end is not None)
+            tuned[t.name] = (*tuned.get(t.name, ()), *(t.choices or ends))
+    for variant in grid.variants:
+        values = grid.config_values(variant)
+        for choice in itertools.product(*tuned.values()):
+            try:
+                yield Config.from_dict({**values, **dict(zip(tuned, choice, strict=True))})
+            except ConfigError:
+                if not tuned:
+                    raise
+                # weights of another model: a combination that [tune.when] keeps apart
+
+
+def missing(configs: Iterable[dict[str, Any]], *, data: Path, runs: Path, grid: Path, overrides: Sequence[str] = ()) -> list[Missing]:
     """Everything the configs need and do not find, each thing once.
 
     Args:
@@ -34,13 +68,15 @@ def missing(configs: Iterable[dict[str, Any]], *, data: Path, runs: Path, grid: 
         data: the data folder.
         runs: the folder that holds this and earlier studies.
         grid: the grid's file, for the command that mends it.
+        overrides: the `--set` options the grid was read with.
 
     Raises:
         MissingData: the data folder may not be read.
     """
     found: dict[str, Missing] = {}
-    stage = f"python -m harness.stage {grid}   (where there is internet)"
-    for config in configs:
+    changed = [word for override in overrides for word in ("--set", override)]
+    stage = shlex.join(["python", "-m", "harness.stage", str(grid), *changed]) + "   # where there is internet"
+    for config in {tuple(config[name] for name in _DECIDING): config for config in configs}.values():
         dataset = config["dataset"]
         try:
             gone = [] if dataset in found else jobs.data.missing(Config.from_dict(config), data)
@@ -51,41 +87,153 @@ def missing(configs: Iterable[dict[str, Any]], *, data: Path, runs: Path, grid: 
             found[dataset] = Missing(what=f"data set {dataset}", where=f"{gone[0]}{more}", command=stage)
         weights = config["weights"]
         if weights.startswith("study:"):
-            name = weights.removeprefix("study:")
-            if weights not in found and not source_of(Store(runs / name), seed=0):
-                found[weights] = Missing(what=f"a finished trial of study {name}", where=str(runs / name),
-                                         command=f"python -m harness.launch {grid.parent / name}.toml   (with --local if this one is)")
+            if weights not in found and (lacking := missing_source(Store(runs / weights.removeprefix("study:")), grids=grid.parent)):
+                found[weights] = lacking
         elif (path := registry.weights_path(config["model"], weights, data)) and not path.exists():
             found[str(path)] = Missing(what=f"weights {weights} of {config['model']}", where=str(path), command=stage)
     return list(found.values())
 
 
-def source_of(study: Store, *, seed: int) -> str | None:
-    """The trial of an earlier study whose weights a trial with `seed` starts from: of the variant with the best mean of that
-    study's metric the trial with the same seed, or its best one when that seed was not run. None when nothing is finished."""
-    from harness.grid import parse_grid
+# ---------------------------------------------------------------------------------------------------------- an earlier study
 
-    text = study.frozen_grid()
-    if text is None:
-        return None
-    grid = parse_grid(text, name=str(study.grid_file))
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """The trials of a finished study that others start from: those of the variant with the best mean of its metric."""
+
+    variant: str
+    trials: dict[int, str]
+    """seed -> trial."""
+    best: str
+    """The trial with the best value, for seeds that the study does not have."""
+
+    def trial(self, seed: int) -> str:
+        """The trial that a trial with `seed` starts from."""
+        return self.trials.get(seed, self.best)
+
+
+def find_source(study: Store) -> Source | str:
+    """Where weights come from in a study that is finished, or what of it is lacking.
+
+    A variant in which a trial diverged or could not be built is passed over. Every trial must be over, because the choice of the variant
+    would change with what is still to come; and the chosen variant needs a result for every seed, because its mean would.
+    """
+    name, text = study.root.name, study.frozen_grid()
+    trials = study.trials() if text is not None else []
+    if text is None or not trials:
+        return f"study {name}, which the weights come from"
+    status = _status(study, trials)
+    finished = [t for t in trials if status[t.id] in ("done", "infeasible")]
+    passed_over = {t.variant for t in trials if status[t.id] == "infeasible"}
+    values = _values(study, parse_grid(text, name=str(study.grid_file)), [t for t in finished if t.variant not in passed_over])
+    if not values and len(finished) == len(trials):
+        return f"weights to start from (in every variant of study {name} a trial diverged or could not be built)"
+    best = max(values, key=lambda variant: sum(value for value, _ in values[variant].values()) / len(values[variant]), default="")
+    if "pending" in status.values() or any(status[t.id] != "done" for t in trials if t.variant == best) or not best:
+        return f"study {name} has {len(finished)} of {len(trials)} trials finished; the other {len(trials) - len(finished)}"
+    for _, trial in values[best].values():
+        if not study.selected_weights(trial).exists():
+            return f"weights of study {name} (its trial {trial} has no {study.selected_weights(trial).name})"
+    return Source(variant=best, trials={seed: trial for seed, (_, trial) in values[best].items()}, best=max(values[best].values())[1])
+
+
+def _status(study: Store, trials: Sequence[PlannedTrial]) -> dict[str, str]:
+    """trial -> status; what runs counts as pending."""
+    names = [t.id for t in trials]
+    return plan(names, study.scan(names), living={}, slots=0).status
+
+
+def _values(study: Store, grid: Grid, trials: Iterable[PlannedTrial]) -> dict[str, dict[int, tuple[float, str]]]:
+    """variant -> seed -> (the study's metric at the selected epoch, more being better; trial), of trials that are done."""
     sign = 1.0 if grid.mode == "max" else -1.0
     values: dict[str, dict[int, tuple[float, str]]] = {}
-    for trial in study.trials():
-        result = study.result(trial.id)
-        if result and result["status"] == "done" and study.selected_weights(trial.id).exists():
-            values.setdefault(trial.variant, {})[trial.seed] = (sign * result["rows"][result["epoch"] - 1][grid.metric], trial.id)
-    if not values:
+    for trial in trials:
+        result = study.result(trial.id) or {}
+        values.setdefault(trial.variant, {})[trial.seed] = (sign * result["rows"][result["epoch"] - 1][grid.metric], trial.id)
+    return values
+
+
+def missing_source(study: Store, *, grids: Path) -> Missing | None:
+    """What an earlier study lacks before weights can be taken from it.
+
+    Args:
+        grids: the folder in which its grid is looked for, as NAME.toml.
+    """
+    lacking = find_source(study)
+    if isinstance(lacking, Source):
         return None
-    best = max(values.values(), key=lambda seeds: sum(value for value, _ in seeds.values()) / len(seeds))
-    return best[seed][1] if seed in best else max(best.values())[1]
+    grid, frozen = grids / f"{study.root.name}.toml", study.frozen_grid()
+    own = frozen is None or grid.is_file() and grid.read_bytes() == frozen.encode()
+    words = ["python", "-m", "harness.launch", str(grid) if own else _short(study.grid_file)]
+    if not own or study.root != Path("runs").absolute() / study.root.name:
+        words += ["--study-dir", _short(study.root)]
+    if frozen is not None and {"failed", "lost"} & set(_status(study, study.trials()).values()):
+        words += ["--retry"]
+    return Missing(what=lacking, where=str(study.root), command=shlex.join(words) + "   # add --local if it runs on this machine")
+
+
+def _short(path: Path) -> str:
+    """The path from here where it lies below, else the whole of it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def take_over_weights(source: Store, trial_id: str, into: Store) -> str:
     """Copies a trial's selected weights into another study; returns their SHA-256."""
     path = source.selected_weights(trial_id)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = durable.sha256_of(path)
     target = into.weights_file(digest)
     if not target.exists():
         durable.replace(target, path.read_bytes(), step="weights")
     return digest
+
+
+# -------------------------------------------------------------------------------------------------------------------- caches
+
+
+def build_caches(configs: Iterable[dict[str, Any]], data: Path, *, note: Callable[[str], object] | None = None) -> None:
+    """Builds the caches that the configs read and that are not there, in a process of its own: a data set that cannot be read is then one
+    error before any trial, and the launcher loads neither scikit-learn nor Pillow.
+
+    Args:
+        configs: full configs of the built-in job.
+        data: the data folder.
+        note: is told what is built, which may take minutes.
+
+    Raises:
+        MissingData: a cache cannot be built; the text says why, of all of them.
+    """
+    different = {(config["dataset"], config["image_size"]): config for config in configs}
+    wanted = {jobs.data.cache_folder(Config.from_dict(config), data): config for config in different.values()}
+    absent = {folder: config for folder, config in wanted.items() if not os.path.exists(folder / "meta.json")}  # unreadable is absent
+    if not absent:
+        return
+    if note:
+        note(f"building {', '.join(map(str, absent))}")
+    ours = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [ours, os.environ.get("PYTHONPATH")]))}
+    # in a session of its own, so that a Ctrl-C reaches the launcher alone, which then waits for the cache or is told a second time
+    child = subprocess.run([sys.executable, "-P", "-m", "harness.needs"], env=environment, capture_output=True, text=True, check=False,
+                           input=json.dumps({"data": str(data), "configs": list(absent.values())}), start_new_session=True)
+    try:
+        problems = json.loads(child.stdout)
+    except ValueError:
+        ended = f"signal {-child.returncode}" if child.returncode < 0 else f"exit status {child.returncode}"
+        raise MissingData(f"the process that builds {', '.join(map(str, absent))} ended with {ended}: "
+                          f"{child.stderr.strip()[-1000:] or '(it printed nothing)'}") from None
+    if problems:
+        raise MissingData("\n".join(problems))
+
+
+def _build_as_told() -> None:
+    """Builds what standard input asks for; prints the problems as a JSON list."""
+    told, problems = json.load(sys.stdin), []
+    for config in told["configs"]:
+        try:
+            jobs.data.prepare(Config.from_dict(config), Path(told["data"]))
+        except DataError as error:
+            problems.append(str(error))
+    print(json.dumps(problems))
+
+
+if __name__ == "__main__":
+    _build_as_told()

@@ -48,6 +48,15 @@ class Batch:
     claims: list[dict[str, Any] | None] = field(default_factory=list)
     """Who took each place; None while nobody has."""
 
+    def worker(self, place: int) -> str:
+        """The name of the worker that takes a place: "<batch>-<place>"."""
+        return f"{self.number:03d}-{place}"
+
+    @staticmethod
+    def place(worker: str) -> int:
+        """The place of a worker, from its name."""
+        return int(worker.rpartition("-")[2])
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
@@ -70,7 +79,7 @@ class Plan:
         return self.count("running", "queued", "pending") == 0
 
 
-def plan(trials: Sequence[str], states: Mapping[str, TrialState], *, living: Mapping[str, Batch | None], slots: int,
+def plan(trials: Sequence[str], states: Mapping[str, TrialState], *, living: Mapping[str, Batch], slots: int,
          forgiven: Mapping[str, int] | None = None) -> Plan:
     """Decides.
 
@@ -81,7 +90,7 @@ def plan(trials: Sequence[str], states: Mapping[str, TrialState], *, living: Map
         slots: how many workers may run at once.
         forgiven: trial -> how many of its first attempts do not count against it any more.
     """
-    promised = {pair for batch in {id(b): b for b in living.values() if b}.values() for pair in batch.trials}
+    promised = {pair for batch in {b.number: b for b in living.values()}.values() for pair in batch.trials}
     status = {trial: _status(trial, states[trial], living, promised, (forgiven or {}).get(trial, 0)) for trial in trials}
     submit = [(trial, len(states[trial].attempts)) for trial in trials if status[trial] == "pending"]
     return Plan(status=status, submit=submit, workers=max(0, min(slots - len(living), len(submit))))

@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,22 @@ def this_process() -> dict[str, Any]:
     return {"host": socket.gethostname(), "boot": _boot(), "pid": os.getpid(), "pid_started": _started(os.getpid())}
 
 
-def is_alive(who: dict[str, Any]) -> bool | None:
-    """Whether the process of `this_process()` still runs; None when it is on another host and cannot be seen from here."""
-    if who["host"] != socket.gethostname():
-        return None
+def is_alive(who: dict[str, Any], gone: Sequence[str] = ()) -> bool | None:
+    """Whether the process of `this_process()` still runs; None when it is on another host and cannot be seen from here.
+
+    Args:
+        gone: hosts that somebody said are no more.
+    """
+    same_machine = who["boot"] and who["boot"] == _boot()  # a machine that was only renamed still knows its processes
+    if who["host"] != socket.gethostname() and not same_machine:
+        return False if who["host"] in gone else None
     return bool(who["boot"] == _boot() and who["pid_started"] and _started(who["pid"]) == who["pid_started"])
 
 
 def _boot() -> str:
-    """What changes when the machine starts anew, "" where the system does not say."""
+    """What changes when the machine starts anew, and is another in each container; "" where the system does not say."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return ""
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -49,6 +50,7 @@ class Source:
             path = aside / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(text)
+        (aside / "origin.json").write_text(json.dumps(origin()), encoding="utf-8")
         failpoint("code.written")
         try:
             aside.rename(target)
@@ -75,6 +77,11 @@ def environment(source: Source) -> dict[str, Any]:
     """The content of a new study's env.json: code, packages, Python, and a nonce that tells its jobs from every other study's."""
     return {"code": source.digest, "nonce": secrets.token_hex(6), "python": platform.python_version(), "platform": platform.platform(),
             "packages": {name: _version(name) for name in PACKAGES}, **origin()}
+
+
+def origin_of(store: Store, code: str) -> dict[str, Any]:
+    """`origin()` as it was when a study's copy of the source was made: what its workers run, whatever became of the repository since."""
+    return json.loads((store.code_folder(code) / "origin.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 def origin() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Fetches what a grid's trials need, where there is internet: data sets, published weights, and the caches made from them.
 
     python -m harness.stage grids/caltech_transfer.toml
+    python -m harness.stage grids/caltech_transfer.toml --set image_size=128
     python -m harness.stage grids/*.toml --data /shared/data     # where the compute nodes see it; they set HARNESS_DATA to the same
 
 Only this command downloads. What is there already is checked and kept, so it may be given again at any time.
@@ -9,9 +10,7 @@ Only this command downloads. What is there already is checked and kept, so it ma
 import argparse
 import hashlib
 import http.client
-import itertools
 import os
-import shlex
 import shutil
 import ssl
 import sys
@@ -19,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -30,14 +29,12 @@ from harness.errors import MissingData, UsageError
 
 if TYPE_CHECKING:
     from harness.grid import Grid
-    from jobs.config import Config, Value
+    from jobs.config import Config
 
 TIMEOUT_S = 60.0
 """A server that sends nothing for so long is given up."""
 _CHUNK = 1 << 20
 _PROGRESS_S = 0.2
-_DECIDING = ("dataset", "image_size", "model", "weights")
-"""The parameters that decide which files a trial needs."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
             "exit status: 0 everything is there, 1 something could not be fetched or built, 2 a mistake in a grid or the command, "
             "130 interrupted"))
     options.add_argument("grids", nargs="+", type=Path, metavar="GRID", help="TOML file")
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                         help="change a key of the grids, as for harness.launch: model=resnet50")
     options.add_argument("--data", type=Path, metavar="DIR", help="the data folder (default: $HARNESS_DATA, or data)")
     return options
 
@@ -60,7 +59,7 @@ def _main(options: argparse.Namespace) -> int:
     from harness.grid import read_grid
     from jobs.data import data_folder
 
-    grids = [(path, read_grid(path)) for path in options.grids]
+    grids = [(path, read_grid(path, overrides=options.overrides)) for path in options.grids]
     root = (options.data or data_folder()).expanduser()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -77,6 +76,7 @@ def stage(grids: Iterable[tuple[Path, "Grid"]], root: Path, *, runs: Path) -> in
         grids: each with the file it was read from.
         runs: the folder of studies, where earlier ones are looked for.
     """
+    from harness.needs import needed_configs
     from jobs.config import ConfigError
     from jobs.datasets import DataError
 
@@ -100,29 +100,6 @@ def stage(grids: Iterable[tuple[Path, "Grid"]], root: Path, *, runs: Path) -> in
             print(f"FAILED  {what}: {error}", file=sys.stderr)
     print(f"{failed} of {len(steps)} could not be staged" if failed else "everything is staged")
     return 1 if failed else 0
-
-
-def needed_configs(grid: "Grid") -> "Iterator[Config]":
-    """One config for each combination of data set, image size, model and weights that the grid's trials may have; none for a job of the
-    user's own. Of a tuned range only the ends are taken: no grid that makes sense tunes a range of these."""
-    from jobs.config import Config, ConfigError
-
-    if grid.job is not None:
-        return
-    tuned: dict[str, tuple[Value, ...]] = {}
-    for t in grid.tune or ():
-        if t.name in _DECIDING:
-            ends = tuple(int(end) for end in (t.low, t.high) if end is not None)
-            tuned[t.name] = (*tuned.get(t.name, ()), *(t.choices or ends))
-    for variant in grid.variants:
-        values = grid.config_values(variant)
-        for choice in itertools.product(*tuned.values()):
-            try:
-                yield Config.from_dict({**values, **dict(zip(tuned, choice, strict=True))})
-            except ConfigError:
-                if not tuned:
-                    raise
-                # weights of another model: a combination that [tune.when] keeps apart
 
 
 def _collect(configs: "Iterable[Config]", root: Path, *, sets: "dict[str, dict[Path, Config]]", weights: "dict[Path, Config]",
@@ -171,13 +148,14 @@ def _stage_weights(path: Path, config: "Config") -> None:
         MissingData: it cannot be fetched, or what came is something else.
         OSError: it cannot be written.
     """
+    from jobs import durable
     from jobs.registry import weights_url
     from jobs.weights import published_digest
 
     url, name = weights_url(config.model, config.weights), f"{config.model} {config.weights}"
     expected = published_digest(path.name)
     if path.exists():
-        if _sha256(path).startswith(expected):
+        if durable.sha256_of(path).startswith(expected):
             _say(name, f"already there: {path}", size=_size(path))
             return
         print(f"{path} is damaged (its SHA-256 does not start with {expected}); fetching it again")
@@ -192,14 +170,13 @@ def _stage_weights(path: Path, config: "Config") -> None:
 
 def _look_for_study(study: Path, grids: Path) -> None:
     """Says whether an earlier study has weights to start from. It is no download, so it is no failure when it has none yet."""
-    from harness.needs import source_of
+    from harness.needs import missing_source
     from harness.store import Store
 
-    if source_of(Store(study), seed=0):
-        _say(f"study {study.name}", f"already there: {study}")
+    if lacking := missing_source(Store(study), grids=grids):
+        _say(f"study {study.name}", f"not there yet: {lacking.what}, in {study}\n{'':<24} run it first: {lacking.command}")
     else:
-        launch = f"python -m harness.launch {shlex.quote(str(grids / f'{study.name}.toml'))}"
-        _say(f"study {study.name}", f"has no finished trial in {study} yet; run it first: {launch}   (with --local, if it runs so)")
+        _say(f"study {study.name}", f"already there: {study}")
 
 
 def download(url: str, path: Path, *, sha256: str = "") -> None:
@@ -274,11 +251,6 @@ def _bytes(count: int) -> str:
 def _size(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

@@ -96,6 +96,9 @@ class Store:
         Raises:
             StudyError: the place cannot be written; nothing was changed.
         """
+        if os.pathsep in str(self.root):
+            raise StudyError(f"the path of the study folder, {self.root}, has a `{os.pathsep}`, which Python's search path is divided by; "
+                             "choose another place with --study-dir DIR")
         try:
             for name in ("code", "launcher", "waves", "weights", "submit", "trials", "submitit"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -131,17 +134,15 @@ class Store:
 
     # --- waves ---------------------------------------------------------------------------------------------------------------
 
-    def write_wave(self, wave: int, trials: list[PlannedTrial], told: list[str]) -> None:
-        """Records what was proposed; the first wins."""
-        content = {"wave": wave, "told": told, "trials": [
-            {"id": t.id, "variant": t.variant, "seed": t.seed, "config": t.config} for t in trials]}
-        files.publish(self.root / "waves" / f"{wave:03d}.json", files.to_json(content), step="wave")
-
-    def replace_wave(self, wave: int, trials: list[PlannedTrial]) -> None:
-        """Writes a wave of a grid that was changed on purpose."""
-        content = {"wave": wave, "told": [], "trials": [
-            {"id": t.id, "variant": t.variant, "seed": t.seed, "config": t.config} for t in trials]}
-        files.replace(self.root / "waves" / f"{wave:03d}.json", files.to_json(content), step="wave")
+    def write_wave(self, wave: int, trials: list[PlannedTrial], *, told: list[str], anew: bool = False) -> None:
+        """Records what was proposed; the first wins, unless the grid was changed on purpose and the wave is written anew."""
+        content = files.to_json({"wave": wave, "told": told, "trials": [
+            {"id": t.id, "variant": t.variant, "seed": t.seed, "config": t.config} for t in trials]})
+        path = self.root / "waves" / f"{wave:03d}.json"
+        if anew:
+            files.replace(path, content, step="wave")
+        else:
+            files.publish(path, content, step="wave")
 
     def trials(self) -> list[PlannedTrial]:
         """All trials of all waves, in order."""
@@ -221,6 +222,12 @@ class Store:
     def result(self, trial_id: str) -> dict[str, Any] | None:
         """The trial's result, None when it has none."""
         return files.read_json(self.trial_folder(trial_id) / "result.json")  # type: ignore[no-any-return]
+
+    def tidy(self, trial_id: str) -> None:
+        """Drops what a finished trial needs no more: checkpoints, and what writers that were killed left half-done."""
+        for entry in list(os.scandir(self.trial_folder(trial_id))):
+            if entry.name.startswith("checkpoint-") or (entry.name.startswith(".") and entry.name.endswith(".tmp")):
+                Path(entry.path).unlink(missing_ok=True)
 
     def attempts(self, trial_id: str) -> Iterator[list[dict[str, Any]]]:
         """The events of each attempt, oldest first."""

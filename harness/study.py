@@ -7,9 +7,10 @@ whoever creates the attempt's file, and a result is published once.
 
 import dataclasses
 import difflib
-import hashlib
 import json
+import socket
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from harness.local import LocalExecutor
 from harness.plan import Batch, Plan, TrialState, plan
 from harness.store import PlannedTrial, Store
 from jobs.config import Config
+from jobs.durable import sha256_of
 
 BUILT_IN_JOB = "jobs.train:run"
 SHORTEST_LOOK_S = 0.2
@@ -60,34 +62,55 @@ def plan_trials(grid: Grid, digests: dict[tuple[str, int], str] | None = None) -
                 full, inactive = config.as_dict(), config.inactive()
             else:
                 full, inactive = values, frozenset[str]()
-            trials.append(PlannedTrial(id=trial_id(full, seed, inactive), variant=variant.name, seed=seed, wave=0, config=full))
+            name = trial_id(full, seed, asked={"run": job_of(grid), **request_of(grid)}, inactive=inactive)
+            trials.append(PlannedTrial(id=name, variant=variant.name, seed=seed, wave=0, config=full))
     return trials
+
+
+def job_of(grid: Grid) -> str:
+    """The function that trains, as "module:function"."""
+    return grid.job.run if grid.job else BUILT_IN_JOB
+
+
+def request_of(grid: Grid) -> dict[str, Any]:
+    """What every trial of a grid is asked for beyond its config and seed, as `jobs.config.Trial` takes it; the budget is the whole."""
+    return {"metric": grid.metric, "mode": grid.mode, "select": grid.select, "test": grid.test == "each"}
 
 
 def source_digests(grid: Grid, store: Store) -> dict[tuple[str, int], str]:
     """(weights, seed) -> SHA-256 of the weights that come from an earlier study beside `store`; what is not finished is left out."""
-    digests = {}
-    for weights in _earlier_studies(grid):
-        source = Store(store.root.parent / weights.removeprefix("study:"))
-        for seed in grid.seeds:
-            if trial := needs.source_of(source, seed=seed):
-                digests[weights, seed] = hashlib.sha256(source.selected_weights(trial).read_bytes()).hexdigest()
-    return digests
+    return {key: sha256_of(source.selected_weights(trial)) for key, (source, trial) in _sources(grid, store).items()}
 
 
-def _earlier_studies(grid: Grid) -> list[str]:
-    """The values "study:NAME" of `weights` in a grid."""
+def _sources(grid: Grid, store: Store) -> dict[tuple[str, int], tuple[Store, str]]:
+    """(weights, seed) -> the earlier study and its trial, for every "study:NAME" in the grid whose study is finished."""
     names = {str(grid.config_values(variant).get("weights", "none")) for variant in grid.variants} if grid.job is None else set()
-    return sorted(name for name in names if name.startswith("study:"))
+    found: dict[tuple[str, int], tuple[Store, str]] = {}
+    for weights in sorted(name for name in names if name.startswith("study:")):
+        study = Store(store.root.parent / weights.removeprefix("study:"))
+        source = needs.find_source(study)
+        if not isinstance(source, str):
+            found |= {(weights, seed): (study, source.trial(seed)) for seed in grid.seeds}
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What the command line decides beyond the grid; see `harness.launch`."""
+
+    grid_path: Path
+    overrides: tuple[str, ...] = ()
+    update_grid: bool = False
+    update_code: bool = False
+    take_over: bool = False
+    retry: bool = False
 
 
 class Launch:
     """One launcher on one study."""
 
-    def __init__(self, store: Store, grid: Grid, *, grid_path: Path, data: Path, display: Display, update_grid: bool = False,
-                 update_code: bool = False, retry: bool = False):
-        self.store, self.grid, self.grid_path, self.data, self.display = store, grid, grid_path, data.absolute(), display
-        self.update_grid, self.update_code, self.retry = update_grid, update_code, retry
+    def __init__(self, store: Store, grid: Grid, *, data: Path, display: Display, options: Options):
+        self.store, self.grid, self.data, self.display, self.options = store, grid, data.absolute(), display, options
         self.executor = LocalExecutor(store, grid.local)
         self.stopping = False
         self.started = time.monotonic()
@@ -108,7 +131,7 @@ class Launch:
         self._prepare()
         trials = self.store.trials()
         at_start = self._scan(trials)
-        forgiven = {trial: len(state.attempts) for trial, state in at_start.items()} if self.retry else {}
+        forgiven = {trial: len(state.attempts) for trial, state in at_start.items()} if self.options.retry else {}
         full = None
         compacted_at, compacted = time.monotonic(), -1
         while True:
@@ -116,6 +139,7 @@ class Launch:
             living = self._living()
             states = self._scan(trials)
             now = plan([t.id for t in trials], states, living=living, slots=self.executor.slots, forgiven=forgiven)
+            look_s = time.monotonic() - looked
             if full is None and (full := _disk_full(states, at_start)):
                 self.stopping = True
             self.display.update(self, now)
@@ -129,23 +153,29 @@ class Launch:
             if done != compacted and time.monotonic() - compacted_at > COMPACT_EVERY_S:
                 self.compact(now, living)
                 compacted_at, compacted = time.monotonic(), done
-            time.sleep(max(SHORTEST_LOOK_S, 10 * (time.monotonic() - looked)))
+            self._pause(max(SHORTEST_LOOK_S, 10 * look_s))
         self.compact(now, self._wait_for_last_words())
         if full and not now.over:
             raise StudyError(f"no space left: {full}; nothing that was finished is lost: free some space and give the same command again")
         return now
 
-    def compact(self, now: Plan, living: dict[str, Batch | None]) -> None:
+    def _pause(self, seconds: float) -> None:
+        """Sleeps, but not on once the study is to be stopped."""
+        until, stopping = time.monotonic() + seconds, self.stopping
+        while (left := until - time.monotonic()) > 0 and self.stopping == stopping:
+            time.sleep(min(left, SHORTEST_LOOK_S))
+
+    def compact(self, now: Plan, living: dict[str, Batch]) -> None:
         """Writes the tables as things stand."""
         ended = {trial: status for trial, status in now.status.items() if status in ("failed", "lost")}
         tables.compact(self.store, self.grid, living=frozenset(living), states=ended)
 
-    def _wait_for_last_words(self) -> dict[str, Batch | None]:
+    def _wait_for_last_words(self) -> dict[str, Batch]:
         """Lets workers that have published their last result say so in their attempt files too; returns those that still live."""
         until = time.monotonic() + LAST_WORDS_S
         while True:
             living = self._living()
-            living = {name: batch for name, batch in living.items() if batch and batch.claims[int(name.rpartition("-")[2])]}
+            living = {name: batch for name, batch in living.items() if batch.claims[batch.place(name)]}
             if not living or time.monotonic() > until:
                 return living
             time.sleep(0.02)
@@ -157,18 +187,18 @@ class Launch:
         store, grid = self.store, self.grid
         trials = plan_trials(grid, source_digests(grid, store))
         configs = [t.config for t in trials] if grid.job is None else []
-        if gone := needs.missing(configs, data=self.data, runs=store.root.parent, grid=self.grid_path):
+        options = self.options
+        if gone := needs.missing(configs, data=self.data, runs=store.root.parent, grid=options.grid_path, overrides=options.overrides):
             raise MissingData(missing_text(gone))
         self.executor.check()
+        needs.build_caches(configs, self.data, note=self.display.note)
         store.create_folders()
         self._hold()
-        if store.frozen_grid() is None or self.update_grid:
+        if store.frozen_grid() is None or self.options.update_grid:
             store.freeze_grid(grid.text)
         self._choose_code()
         self._take_over_weights()
-        if self.update_grid:
-            store.replace_wave(0, trials)
-        store.write_wave(0, trials, told=[])
+        store.write_wave(0, trials, told=[], anew=self.options.update_grid)
         planned = store.trials()
         if [t.id for t in planned] != [t.id for t in trials]:
             raise StudyError(f"{store.root} was planned with other trials than this grid and this version make now (a default or an "
@@ -182,7 +212,7 @@ class Launch:
         self.store.write_environment(snapshot.environment(source))
         batches = self.store.batches()
         self._code = batches[-1].settings["code"] if batches else self.store.environment()["code"]
-        if self._code != source.digest and self.store.code_folder(self._code).exists() and not self.update_code:
+        if self._code != source.digest and self.store.code_folder(self._code).exists() and not self.options.update_code:
             self.display.note(f"the code has changed since this study began; its workers go on with the study's own copy, "
                               f"{self.store.code_folder(self._code)} (--update-code takes today's for what has not run yet)")
             return
@@ -192,26 +222,25 @@ class Launch:
     def _hold(self) -> None:
         """Becomes the study's launcher, if no other is alive."""
         launchers = self.store.launchers()
-        me = {**processes.this_process(), "since": time.time()}
-        if launchers:
+        gone: list[str] = launchers[-1]["gone"] if launchers else []
+        if launchers and (alive := processes.is_alive(launchers[-1], gone)) is not False:
             holder = launchers[-1]
-            alive = processes.is_alive(holder)
-            if alive or alive is None:
+            if alive or not self.options.take_over:
                 since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
-                where = f"process {holder['pid']} on {holder['host']}"
                 end = ("end it there with Ctrl-C first" if alive else
-                       f"if that host is gone, remove {self.store.root / 'launcher'} and launch again")
-                raise StudyError(f"study {self.grid.name} is being launched by {where} since {since}; {end}")
+                       f"it cannot be seen from {socket.gethostname()}: end it there first, or, if that host is gone, add --take-over")
+                raise StudyError(f"study {self.grid.name} is being launched by process {holder['pid']} on {holder['host']} "
+                                 f"since {since}; {end}")
+            gone = [*gone, holder["host"]]
+        me = {**processes.this_process(), "since": time.time(), "gone": gone}
+        self.executor.gone = gone
         if not self.store.take_over(len(launchers) + 1, me):
             raise StudyError(f"another launcher took hold of study {self.grid.name} at the same moment; let it go on")
 
     def _take_over_weights(self) -> None:
         """Copies the weights that come from earlier studies into this one."""
-        for weights in _earlier_studies(self.grid):
-            source = Store(self.store.root.parent / weights.removeprefix("study:"))
-            for seed in self.grid.seeds:
-                if trial := needs.source_of(source, seed=seed):
-                    needs.take_over_weights(source, trial, self.store)
+        for source, trial in _sources(self.grid, self.store).values():
+            needs.take_over_weights(source, trial, self.store)
 
     def _files_of_weights(self, trials: list[PlannedTrial]) -> dict[str, str]:
         """trial -> the file its weights are read from, for trials that start from weights."""
@@ -230,37 +259,37 @@ class Launch:
     def _scan(self, trials: list[PlannedTrial]) -> dict[str, TrialState]:
         """The state of every trial; what is finished is not read twice."""
         fresh = self.store.scan([t.id for t in trials if t.id not in self._finished])
-        self._finished |= {trial: state for trial, state in fresh.items() if state.result}
+        finished = {trial: state for trial, state in fresh.items() if state.result}
+        for trial in finished:
+            self.store.tidy(trial)
+        self._finished |= finished
         return {**self._finished, **fresh}
 
-    def _living(self) -> dict[str, Batch | None]:
+    def _living(self) -> dict[str, Batch]:
         """The workers that are alive, or were started and have not taken their place yet. A place that nobody can take any more is
         closed, so that a worker which comes late ends at once."""
-        living: dict[str, Batch | None] = {}
-        for batch in self.store.batches():
+        batches = self.store.batches()
+        alive, living = self.executor.alive(batches), dict[str, Batch]()
+        for batch in batches:
             for place, claim in enumerate(batch.claims):
-                name = f"{batch.number:03d}-{place}"
-                if claim is None:
-                    if not self.executor.ended(name):
-                        living[name] = batch
-                    else:
-                        self._close(batch, place, name)
-                elif not claim.get("closed") and processes.is_alive(claim) is not False:
+                name = batch.worker(place)
+                if name in alive:
                     living[name] = batch
-                    self._dead_starts = 0
+                    self._dead_starts = 0 if claim else self._dead_starts
+                elif claim is None:
+                    self._close(batch, place)
         return living
 
-    def _close(self, batch: Batch, place: int, name: str) -> None:
+    def _close(self, batch: Batch, place: int) -> None:
         """Closes the place of a worker that never came."""
         if not self.store.claim_place(batch.number, place, {"closed": True}):
             return
-        if self.executor.started(name):
+        if (said := self.executor.last_words(batch.worker(place))) is not None:
             self._dead_starts += 1
             if self._dead_starts >= DEAD_STARTS:
-                raise StudyError(f"{DEAD_STARTS} workers ended before they could begin; the last one said:\n"
-                                 f"{self.executor.last_words(name)}")
+                raise StudyError(f"{DEAD_STARTS} workers ended before they could begin; the last one said:\n{said}")
 
-    def _submit(self, now: Plan, living: dict[str, Batch | None]) -> None:
+    def _submit(self, now: Plan, living: dict[str, Batch]) -> None:
         """Writes a batch down and starts its workers.
 
         Raises:
@@ -270,25 +299,20 @@ class Launch:
             self._idle_batches += 1
             if self._idle_batches >= DEAD_STARTS:
                 raise StudyError(f"{DEAD_STARTS} batches of workers ended before they began a trial; a worker of the last one said:\n"
-                                 f"{self.executor.last_words(f'{self._last_batch.number:03d}-0')}")
+                                 f"{self.executor.last_words(self._last_batch.worker(0))}")
         else:
             self._idle_batches = 0
         number = max((b.number for b in self.store.batches()), default=-1) + 1
-        grid, request = self.grid, {"budget": None, "metric": self.grid.metric, "mode": self.grid.mode, "select": self.grid.select,
-                                    "test": self.grid.test == "each"}
         weights = {trial: self._weights_files[trial] for trial, _ in now.submit if trial in self._weights_files}
-        gpus = self.executor.assign_gpus(now.workers, [batch.settings["gpus"][int(name.rpartition("-")[2])]
-                                                       for name, batch in living.items() if batch])
         settings: dict[str, Any] = {
-            "run": grid.job.run if grid.job else BUILT_IN_JOB, "request": request, "ranks": grid.local.ranks, "data": str(self.data),
-            "gpus": gpus, "weights_files": weights, "code": self._code,
-            "origin": {**snapshot.origin(), "code": self._code, "device": "cuda" if self.executor.gpus_per_worker else "cpu"}}
+            "run": job_of(self.grid), "request": request_of(self.grid), "data": str(self.data), "weights_files": weights,
+            "code": self._code, "origin": {**snapshot.origin_of(self.store, self._code), "code": self._code},
+            **self.executor.resources(now.workers, living)}
         batch = Batch(number=number, workers=now.workers, trials=now.submit, settings=settings)
         if not self.store.write_batch(batch):
             return
         self._last_batch = batch
-        for place in range(now.workers):
-            self.executor.submit(number, place, code=self.store.code_folder(self._code), gpus=gpus[place])
+        self.executor.submit(batch)
 
     def _stop_workers(self) -> None:
         """Asks every worker that took its place to keep its progress and end, and lets no other begin."""
@@ -296,7 +320,7 @@ class Launch:
             for place, claim in enumerate(batch.claims):
                 if claim is None:
                     self.store.claim_place(batch.number, place, {"closed": True})
-                elif not claim.get("closed") and processes.is_alive(claim):
+                else:
                     self.executor.stop(claim)
 
 
@@ -309,9 +333,9 @@ def _disk_full(states: dict[str, TrialState], at_start: dict[str, TrialState]) -
     return None
 
 
-def changes(frozen: str, grid: Grid) -> str | None:
+def changes(frozen: str, grid: Grid, *, frozen_file: Path = Path("grid.toml")) -> str | None:
     """What differs between a study's frozen grid and a new one, as a diff; None when they ask for the same trials."""
-    old = parse_grid(frozen, name="grid.toml")
+    old = parse_grid(frozen, name=str(frozen_file))
     if _asks_for(old) == _asks_for(grid):
         return None
     lines = difflib.unified_diff(frozen.splitlines(), grid.text.splitlines(), "the study's grid", "the grid now", lineterm="", n=1)

@@ -27,9 +27,9 @@ _TIME = pa.timestamp("us", tz="UTC")
 _ATTEMPTS = pa.schema([
     ("trial_id", pa.string()), ("attempt", pa.int64()), ("cause", pa.string()), ("error", pa.string()),
     ("started", _TIME), ("ended", _TIME), ("host", pa.string()), ("pid", pa.int64()), ("worker", pa.string()), ("job_id", pa.string()),
-    ("device", pa.string()), ("ranks", pa.int64()), ("first_epoch", pa.int64()), ("last_epoch", pa.int64()),
+    ("device", pa.string()), ("gpu", pa.string()), ("ranks", pa.int64()), ("first_epoch", pa.int64()), ("last_epoch", pa.int64()),
     ("train_s", pa.float64()), ("images_per_s", pa.float64()), ("peak_memory_gb", pa.float64()), ("epoch_s", pa.list_(pa.float64())),
-    ("test_opened", pa.bool_()), ("commit", pa.string()), ("dirty", pa.bool_()), ("code", pa.string()),
+    ("test_opened", _TIME), ("commit", pa.string()), ("dirty", pa.bool_()), ("code", pa.string()),
     ("python", pa.string()), ("torch", pa.string())])
 
 _OF_START = ("host", "pid", "worker", "job_id", "device", "ranks", "commit", "dirty", "code", "python", "torch")
@@ -101,6 +101,7 @@ def _trial_row(grid: Grid, trial: PlannedTrial, result: dict[str, Any] | None, s
 def _attempt_row(trial_id: str, number: int, events: list[dict[str, Any]], living: frozenset[str]) -> dict[str, Any]:
     start = next((e for e in events if e["event"] == "start"), {})
     end = next((e for e in events if e["event"] == "end"), {})
+    opened = next((e for e in events if e["event"] == "test"), {})
     epochs = [e for e in events if e["event"] == "epoch"]
     seconds = [e["seconds"] for e in epochs if "seconds" in e]
     speeds = sorted(e["images_per_s"] for e in epochs if "images_per_s" in e)
@@ -111,7 +112,7 @@ def _attempt_row(trial_id: str, number: int, events: list[dict[str, Any]], livin
             "first_epoch": min((e["epoch"] for e in epochs), default=None), "last_epoch": max((e["epoch"] for e in epochs), default=None),
             "train_s": sum(seconds), "images_per_s": speeds[len(speeds) // 2] if speeds else None,
             "peak_memory_gb": max((e["peak_memory_gb"] for e in epochs if "peak_memory_gb" in e), default=None),
-            "epoch_s": seconds, "test_opened": end.get("test_opened", False)}
+            "gpu": epochs[-1].get("gpu") if epochs else None, "epoch_s": seconds, "test_opened": _moment(opened.get("time"))}
 
 
 def _moment(seconds: float | None) -> datetime.datetime | None:

@@ -135,7 +135,7 @@ def _run(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[str,
          tell: Callable[[dict[str, Any]], None]) -> Outcome:
     module, _, function = settings["run"].partition(":")
     run = getattr(importlib.import_module(module), function)
-    device = f"cuda:{rank}" if settings["origin"]["device"] == "cuda" else "cpu"  # CUDA_VISIBLE_DEVICES holds this worker's own
+    device = f"cuda:{rank}" if settings["device"] == "cuda" else "cpu"  # CUDA_VISIBLE_DEVICES holds this worker's own
 
     def report(row: dict[str, Any]) -> None:
         if type(row.get("epoch")) is not int:
@@ -148,9 +148,12 @@ def _run(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[str,
         failpoint("fence.passed")
         tell({"event": "checkpoint"})  # a trial that writes gets on, however long its epochs are
 
+    def opening_test() -> None:
+        tell({"event": "test"})
+
     weights = settings["weights_files"].get(trial.id)
     context = Context(folder=store.trial_folder(trial.id), data=Path(settings["data"]), weights_file=Path(weights) if weights else None,
-                      report=report, stop=stop, fence=fence, rank=rank, ranks=settings["ranks"], device=device)
+                      report=report, opening_test=opening_test, stop=stop, fence=fence, rank=rank, ranks=settings["ranks"], device=device)
     with _joined(rank, settings["ranks"], address=address, device=device):
         return run(Trial(config=trial.config, seed=trial.seed, **settings["request"]), context)  # type: ignore[no-any-return]
 

@@ -36,7 +36,7 @@ class Worker:
     def __init__(self, store: Store, *, batch: int, place: int):
         self.store, self.place = store, place
         self.batch = store.batch(batch)
-        self.name = f"{batch:03d}-{place}"
+        self.name = self.batch.worker(place)
         self.stopping = False
         for number in STOP_SIGNALS:  # after submitit's own, which would requeue or ignore
             signal.signal(number, self._stop)
@@ -51,6 +51,7 @@ class Worker:
         if not self.store.claim_place(self.batch.number, self.place, who):
             print(f"place {self.name} is taken or closed; nothing to do", flush=True)
             return
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.batch.settings["gpus"][self.place])  # before torch is imported
         trials = {trial.id: trial for trial in self.store.trials()}
         self._warm_up([trials[name].config for name, _ in self.batch.trials if name in trials])
         for trial_id, attempt in self.batch.trials:
@@ -74,7 +75,8 @@ class Worker:
             return
         print(f"{trial.id} attempt {attempt}", flush=True)
         started = time.time()
-        log.write({"event": "start", "attempt": attempt, "time": started, "ranks": settings["ranks"], **who, **settings["origin"]})
+        log.write({"event": "start", "attempt": attempt, "time": started, "ranks": settings["ranks"], "device": settings["device"],
+                   **who, **settings["origin"]})
         failpoint("attempt.started")
         try:
             end = self._watch(TrialProcesses(self.store, trial, attempt=attempt, settings=settings), trial, log)
@@ -90,8 +92,8 @@ class Worker:
         while (message := children.next_message()) is not None:
             if self.stopping:
                 children.stop()  # again and again: a rank that has just been forked does not listen yet
-            if message["event"] in ("epoch", "checkpoint"):
-                log.write({**message, "time": time.time()})
+            if message["event"] in ("epoch", "checkpoint", "test"):
+                log.write({**message, "time": time.time()}, durable=message["event"] == "test")
             elif message["event"] == "outcome":
                 end = self._publish(children, trial, message["outcome"])
             elif message["event"] == "end" and not end:  # the first rank that fails tells the cause, the others only suffer from it
@@ -108,7 +110,7 @@ class Worker:
         except OSError as error:
             return {"cause": "disk_full" if is_full(error) else "exception", "error": f"the result could not be written: {error}"}
         children.clear_checkpoints()
-        return {"cause": outcome["status"], "test_opened": bool(outcome["test"])}
+        return {"cause": outcome["status"]}
 
 
 if __name__ == "__main__":

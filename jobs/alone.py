@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jobs.train", description="Train one config with one seed.")
     parser.add_argument("config", type=Path, help='JSON file: {"config": {parameters}, "seed": 0}')
     parser.add_argument("--out", type=Path, help="folder for checkpoints and results (default: the file's name without .json)")
-    parser.add_argument("--budget", type=int, help="epochs to train now (default: all of them)")
+    parser.add_argument("--budget", type=_epochs, metavar="N", help="epochs to train now (default: all of them)")
     parser.add_argument("--weights-file", type=Path, help='state dict to start from, for weights = "study:NAME"')
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     options = parser.parse_args(arguments)
@@ -28,6 +28,18 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _epochs(text: str) -> int:
+    """A budget from the command line: a whole number from 1 on."""
+    try:
+        epochs = int(text)
+    except ValueError:
+        epochs = 0
+    if epochs < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no number of epochs; write a whole number from 1 on, or leave --budget out to train all of them")
+    return epochs
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -49,7 +61,8 @@ def _train(options: argparse.Namespace) -> None:
     def report(row: dict[str, Any]) -> None:
         with (out / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
+        numbers = {name: value for name, value in row.items() if isinstance(value, float | int)}
+        print("  ".join(f"{name} {value:.4g}" for name, value in numbers.items()), flush=True)
 
     config = Config.from_dict(trial.config)
     weights_file = options.weights_file or weights_path(config.model, config.weights, data.data_folder())

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from jobs import registry
 from jobs.datasets import DATASETS
 
 Value = bool | int | float | str
+STUDY_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+"""What a study may be called; its folder is named after it."""
 
 
 class ConfigError(ValueError):
@@ -149,6 +152,8 @@ def check_value(name: str, value: object) -> Value:
         raise ValueError(f"unknown {name} {json.dumps(value)}{nearest(str(value), choices)}")
     if name == "classes":
         parse_classes(str(value))
+    if name == "weights":
+        _check_source(str(value))
     return value  # type: ignore[return-value]
 
 
@@ -194,6 +199,15 @@ def parse_classes(text: str) -> tuple[int, ...]:
     return tuple(sorted(chosen))
 
 
+def _check_source(weights: str) -> None:
+    """Raises ValueError when "study:NAME" names what no study can be called, such as a path to somewhere else."""
+    prefix, colon, name = weights.partition(":")
+    if prefix == "study" and colon and not STUDY_NAME.fullmatch(name):
+        shown = json.dumps(weights if len(weights) <= 80 else f"{weights[:80]}…", ensure_ascii=False)
+        raise ValueError(f'{shown} names no study: after "study:" comes the name of one beside this study. A study\'s name is lowercase '
+                         "ASCII letters, digits, _ and -, begins with a letter or digit and has at most 64 characters")
+
+
 def check_together(config: Config) -> list[tuple[str, str]]:
     """Values that are legal alone and not together: (parameter, message) for each."""
     problems = []
@@ -205,6 +219,9 @@ def check_together(config: Config) -> list[tuple[str, str]]:
     chosen = parse_classes(config.classes)
     if chosen and chosen[-1] >= spec.classes:
         problems.append(("classes", f"{config.dataset} has classes 0 to {spec.classes - 1}, not {chosen[-1]}"))
+    if 0 < config.train_images < config.batch_size:
+        problems.append(("batch_size", f"batch_size {config.batch_size} is more than the {config.train_images} images that train_images "
+                                       f"keeps, so that there would be no step; {config.train_images} is the most"))
     return problems
 
 
@@ -229,28 +246,41 @@ class Trial:
 
     @classmethod
     def load(cls, path: Path) -> "Trial":
-        """Reads a trial file; keys that are not ours (hash version, variant) are passed over.
+        """Reads a trial file; what the launcher notes in it besides (`NOTED`) is passed over.
 
         Raises:
-            ConfigError: no JSON object, no "config" in it, or a request that cannot be meant.
+            ConfigError: no JSON object, no "config" in it, an unknown key, or a request that cannot be meant.
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ConfigError([("config", f"{path} is no JSON: {error}")]) from error
         if not isinstance(data, dict) or not isinstance(data.get("config"), dict):
-            raise ConfigError([("config", f'{path} must hold an object with a "config" object; see README, "One trial alone"')])
+            raise ConfigError([("config", f'{path} must hold an object with a "config" object; see README.md, "Commands"')])
         legal = {"seed": lambda v: type(v) is int and v >= 0, "budget": lambda v: v is None or type(v) is int and v >= 1,
                  "metric": lambda v: isinstance(v, str), "mode": lambda v: v in ("max", "min"),
                  "select": lambda v: v in ("best_val", "last"), "test": lambda v: isinstance(v, bool)}
-        if wrong := [(name, f"{path}: `{name}` cannot be {json.dumps(data[name])[:80]}") for name, is_legal in legal.items()
-                     if name in data and not is_legal(data[name])]:
+        known = [f.name for f in dataclasses.fields(cls)]
+        wrong = [(name, f"{path}: {_unknown_key(name[:80], known)}") for name in data if name not in known and name not in NOTED]
+        wrong += [(name, f"{path}: `{name}` cannot be {json.dumps(data[name])[:80]}{_MEANT.get(name, '')}")
+                  for name, is_legal in legal.items() if name in data and not is_legal(data[name])]
+        if wrong:
             raise ConfigError(wrong)
         return cls(**{f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data})
 
     def better(self, value: float, than: float | None) -> bool:
         """Whether one value of the metric is better than another; anything finite is better than None."""
         return math.isfinite(value) and (than is None or (value > than if self.mode == "max" else value < than))
+
+
+NOTED = ("hash_version", "variant")
+"""Keys of a trial's file that the launcher writes for whoever reads it; training does without them."""
+_MEANT = {"budget": "; 1 epoch or more is meant, or null for all of them"}
+
+
+def _unknown_key(key: str, known: Iterable[str]) -> str:
+    home = f'; `{key}` is a parameter and goes into "config"' if key in PARAMETERS else nearest(key, known)
+    return f"unknown key `{key}`{home}"
 
 
 def metric_mode(metric: str) -> str:

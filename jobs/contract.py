@@ -35,7 +35,9 @@ class Context:
     weights_file: Path | None = None
     """The file behind `weights` when it is not "none"."""
     report: Callable[[dict[str, Any]], None] = _ignore
-    """Called once per epoch, on rank 0, with the row of metrics and "seconds", "images_per_s", "peak_memory_gb"."""
+    """Called once per epoch, on rank 0, with the row of metrics and "seconds", "images_per_s", "peak_memory_gb", "gpu"."""
+    opening_test: Callable[[], None] = lambda: None
+    """Called on rank 0 just before the test split is evaluated; a study records when that was."""
     stop: Callable[[], bool] = lambda: False
     """Asked at every step: true means keep your progress and raise Interrupted."""
     fence: Callable[[], None] = lambda: None

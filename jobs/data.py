@@ -11,7 +11,6 @@ This module imports numpy and no torch.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import math
@@ -144,39 +143,49 @@ def _keep_classes(config: Config, labels: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _split(config: Config, labels: np.ndarray, kept: np.ndarray, own_test: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Train, val and test as indices into the images. Each is drawn by its own numbers, test before val before train, so that
-    `train_images` changes neither of the others and `val_fraction` not the test split."""
+    `train_images` changes neither of the others and `val_fraction` not the test split. Test and val are drawn for each class by
+    itself, so that an image is in the same one of the three whichever other classes are kept."""
     seed = config.split_seed
     if own_test is not None:
         test, rest = kept[kept >= own_test], kept[kept < own_test]
     else:
-        order = stratified_order(labels, kept, seed=seed, tag="test")
-        count = round(config.test_fraction * len(order))
-        test, rest = order[:count], np.sort(order[count:])
-    order = stratified_order(labels, rest, seed=seed, tag="val")
-    count = round(config.val_fraction * len(order))
-    val, train = order[:count], np.sort(order[count:])
+        test, rest = _beginnings(labels, kept, share=config.test_fraction, seed=seed, tag="test")
+    val, train = _beginnings(labels, rest, share=config.val_fraction, seed=seed, tag="val")
     if config.train_images:
         classes = len(np.unique(labels[train]))
         if not classes <= config.train_images <= len(train):
             raise ConfigError([("train_images", f"train_images: {config.train_images} is outside {classes} (one for each class) to "
                                                 f"{len(train)} (what {config.dataset} has once val and test are taken)")])
-        train = stratified_order(labels, train, seed=seed, tag="train")[:config.train_images]
+        train = stratified_order(labels, train, seed=seed)[:config.train_images]
     return train, val, test
 
 
-def stratified_order(labels: np.ndarray, indices: np.ndarray, *, seed: int, tag: str) -> np.ndarray:
+def _beginnings(labels: np.ndarray, indices: np.ndarray, *, share: float, seed: int, tag: str) -> tuple[np.ndarray, np.ndarray]:
+    """`share` of the images of each class, rounded (a half up): the beginning of a random order of that class which no other class
+    and no share has a part in, so that a larger share contains a smaller one. Returns them and the others."""
+    shuffled, rank, counts = _by_class(labels, indices, seed=seed, tag=tag)
+    taken = rank < np.floor(share * counts + 0.5)
+    return shuffled[taken], shuffled[~taken]
+
+
+def stratified_order(labels: np.ndarray, indices: np.ndarray, *, seed: int) -> np.ndarray:
     """`indices` in a random order of which every beginning is stratified: it has one image of each class before a second of any, then
     every class in proportion, and a shorter beginning is part of a longer one.
 
     The image that comes r-th (from 0) in a random order of a class of n images gets the place (r + 1/2) / n, the first one
     the place 0: Webster's method of apportionment, whose shares never shrink when the total grows.
     """
+    shuffled, rank, counts = _by_class(labels, indices, seed=seed, tag="train")
+    return shuffled[np.argsort(np.where(rank == 0, 0.0, (rank + 0.5) / counts), kind="stable")]
+
+
+def _by_class(labels: np.ndarray, indices: np.ndarray, *, seed: int, tag: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`indices` sorted by class and shuffled within each, by numbers that are a function of (seed, tag, index) alone; for every one
+    of them its rank in its class (from 0) and how many of its class there are."""
     kept = labels[indices]
-    shuffled = np.lexsort((_random_words((seed, 0), _TAGS[tag], len(labels))[indices], kept))
+    shuffled = indices[np.lexsort((_random_words((seed, 0), _TAGS[tag], len(labels))[indices], kept))]
     counts = np.bincount(kept)
-    rank = np.arange(len(indices)) - np.repeat(np.cumsum(counts) - counts, counts)
-    place = np.where(rank == 0, 0.0, (rank + 0.5) / np.repeat(counts, counts))
-    return indices[shuffled[np.argsort(place, kind="stable")]]
+    return shuffled, np.arange(len(indices)) - np.repeat(np.cumsum(counts) - counts, counts), np.repeat(counts, counts)
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
@@ -275,7 +284,7 @@ def _build(config: Config, root: Path, folder: Path) -> None:
             with (aside / f"{name}.npy").open("xb") as file:
                 np.save(file, array)
                 durable.flush(file)
-            meta[name] = {"bytes": (aside / f"{name}.npy").stat().st_size, "sha256": _sha256(aside / f"{name}.npy")}
+            meta[name] = {"bytes": (aside / f"{name}.npy").stat().st_size, "sha256": durable.sha256_of(aside / f"{name}.npy")}
         with (aside / "meta.json").open("x", encoding="utf-8") as text:
             text.write(json.dumps(meta, indent=1, sort_keys=True) + "\n")
             durable.flush(text)
@@ -320,18 +329,13 @@ def _meta(folder: Path, *, verify: bool = False) -> dict[str, Any] | None:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         for name in ("images", "labels"):
             path = folder / f"{name}.npy"
-            if path.stat().st_size != meta[name]["bytes"] or verify and _sha256(path) != meta[name]["sha256"]:
+            if path.stat().st_size != meta[name]["bytes"] or verify and durable.sha256_of(path) != meta[name]["sha256"]:
                 return None
         count, *_ = shape = meta["shape"]
         fits = meta["version"] == CACHE_VERSION and 0 < meta["train"] <= count and math.prod(shape) < meta["images"]["bytes"]
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, IndexError):
         return None
     return meta if fits else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sweep(folder: Path) -> None:

@@ -1,5 +1,6 @@
-"""Files that are whole or absent: written aside, flushed to disk, and renamed into place."""
+"""Files that are whole or absent: written aside, flushed to disk, and renamed into place; and whether one is the one that is meant."""
 
+import hashlib
 import itertools
 import os
 import socket
@@ -57,3 +58,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,16 +8,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 
 @contextmanager
-def joined(rank: int, ranks: int, *, address: str, device: str, timeout_s: float = 60.0) -> Iterator[None]:
+def joined(rank: int, ranks: int, *, address: str, device: str, meet_s: float = 60.0) -> Iterator[None]:
     """Joins the process group of a trial for the length of a `with` block; does nothing when there is one process.
 
     Args:
         address: a rendezvous all ranks reach: "file:///path" on one machine, "tcp://host:port" across nodes, or "env://".
         device: "cpu" (gloo) or "cuda:N" (nccl).
-        timeout_s: how long to wait for a rank that does not come.
+        meet_s: how long to wait for a rank that does not come. Once all are there, a step may take up to half an hour (a checkpoint
+            on a slow disk does).
 
     Raises:
         RuntimeError: not all ranks came in time; the text names the address.
@@ -29,10 +32,13 @@ def joined(rank: int, ranks: int, *, address: str, device: str, timeout_s: float
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if os.path.exists("/sys/class/net/lo") else "lo0")
     cuda = device.startswith("cuda")
     try:
-        dist.init_process_group("nccl" if cuda else "gloo", init_method=address, rank=rank, world_size=ranks,
-                                timeout=datetime.timedelta(seconds=timeout_s))
+        store, _, _ = next(rendezvous(address, rank, ranks, timeout=datetime.timedelta(seconds=meet_s)))
+        store.set(f"here-{rank}", "1")
+        store.wait([f"here-{other}" for other in range(ranks)], datetime.timedelta(seconds=meet_s))
+        dist.init_process_group("nccl" if cuda else "gloo", store=PrefixStore("group", store), rank=rank, world_size=ranks,
+                                timeout=datetime.timedelta(minutes=30))
     except Exception as error:
-        raise RuntimeError(f"rank {rank} of {ranks} could not meet the others at {address} within {timeout_s:.0f} s: {error}") from error
+        raise RuntimeError(f"rank {rank} of {ranks} could not meet the others at {address} within {meet_s:.0f} s: {error}") from error
     try:
         yield
     finally:

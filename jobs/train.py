@@ -21,6 +21,7 @@ import copy
 import importlib
 import math
 import resource
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -150,7 +151,9 @@ class Training:
 
     def run(self) -> Outcome:
         """Trains to the budget or until patience ends, and evaluates the selected epoch."""
-        progress, budget = self.progress, min(self.trial.budget or self.config.epochs, self.config.epochs)
+        progress, budget = self.progress, self.config.epochs
+        if self.trial.budget is not None:
+            budget = min(budget, self.trial.budget)
         while progress.epoch < budget and not self._patience_is_over():
             started, first_step = time.monotonic(), progress.step
             problem = self._train_epoch()
@@ -164,7 +167,7 @@ class Training:
             if self.context.rank == 0:
                 images = (self.steps - first_step) * self.config.batch_size
                 self.context.report({**row, "seconds": time.monotonic() - started, "images_per_s": images / max(trained_s, 1e-9),
-                                     "peak_memory_gb": _peak_memory_gb(self.device)})
+                                     "peak_memory_gb": _peak_memory_gb(self.device), "gpu": _gpu_name(self.device)})
             self._save_when_due()
         if budget < self.config.epochs:
             self._save()  # a larger budget goes on from here
@@ -260,6 +263,8 @@ class Training:
         if self.trial.select == "best_val" and progress.best_model is not None:
             self.model.load_state_dict(progress.best_model)
         if self.trial.test:
+            if self.context.rank == 0:
+                self.context.opening_test()
             test_loss, test_acc = self.evaluate(self.splits.test)
             test = {"test_loss": test_loss, "test_acc": test_acc}
         if self.context.rank == 0:
@@ -295,7 +300,8 @@ class Training:
 
     def _made_by(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to give the same numbers as going on without it."""
-        return {"config": dict(self.trial.config), "seed": self.trial.seed, "ranks": self.context.ranks,
+        asked = {name: getattr(self.trial, name) for name in ("seed", "metric", "mode", "select")}
+        return {"config": dict(self.trial.config), **asked, "ranks": self.context.ranks,
                 "torch": torch.__version__.split("+")[0]}
 
     def _restore(self) -> None:
@@ -322,8 +328,14 @@ def _sums(loss_sum: torch.Tensor, logits: torch.Tensor, y_B: torch.Tensor) -> to
     return torch.stack([loss_sum.double(), (logits.argmax(1) == y_B).sum().double(), loss_sum.new_tensor(len(y_B)).double()])
 
 
+def _gpu_name(device: torch.device) -> str | None:
+    """The model of the GPU, None on a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
 def _peak_memory_gb(device: torch.device) -> float:
     """Peak memory of the device, or of this process on a CPU, in GB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): macOS counts bytes, Linux kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

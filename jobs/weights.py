@@ -4,7 +4,6 @@ The head (the layer that counts the classes) is always new; everything else must
 another model cannot load in part and train on as if nothing had happened.
 """
 
-import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Collection
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from jobs import durable
 from jobs.config import Config
 
 _SIDE_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
@@ -59,8 +59,7 @@ def _check_digest(path: Path, config: Config) -> None:
     expected = config.weights_digest if config.weights.startswith("study:") else published_digest(path.name)
     if not expected:
         return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = durable.sha256_of(path)
     if not found.startswith(expected):
         raise WeightsError(f"{path} is damaged or another file: its SHA-256 starts with {found[:len(expected)]}, expected {expected}; "
                            f"{_remedy(config)}")

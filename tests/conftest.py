@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from slurm_fixture import cluster, shared_cluster  # noqa: F401
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: two processes with two threads each fight for two cores
 

@@ -169,6 +169,20 @@ def test_trials_that_did_not_finish_are_counted_and_left_out_of_means(tmp_path: 
     assert run(study.folder) == 0
 
 
+def test_a_variant_most_of_whose_seeds_diverged_beats_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # three of eight seeds are left, 3.1, 2.5 and 3.4 points ahead: an interval of 1.9 to 4.1, and no victory
+    acc = {("base", s): v for s, v in enumerate((0.90, 0.91, 0.92, 0.91, 0.90, 0.92, 0.91, 0.90))}
+    acc |= {("bold", s): v for s, v in enumerate((0.931, 0.935, 0.954))}
+    folder = write_study(tmp_path / "s", {"base": 0.9, "bold": 0.9}, seeds=8, epochs=4, test_acc=acc,
+                         status={("bold", s): "infeasible" for s in range(3, 8)})
+    assert run(folder) == 0
+    told = ("bold is ahead of base by 3.0 points of test accuracy among the seeds that did not diverge (95 % CI 1.9 to 4.1; "
+            "3 paired seeds); 5 of its 8 seeds diverged and are left out")
+    printed = capsys.readouterr().out
+    assert f"  {told}\n" in printed and " beats " not in printed
+    assert f"- {told}." in (folder / "figures" / "results.md").read_text(encoding="utf-8")
+
+
 def texts(study_folder: Path, module: plots.FigureModule) -> str:
     study = load(study_folder)
     with style.context():

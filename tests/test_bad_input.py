@@ -249,9 +249,10 @@ def test_a_data_set_with_a_broken_image(bench: Bench) -> None:
                  '[local]\nrunning = 1\n')
     image.write_bytes(whole[:len(whole) // 2])
     status, said = bench.run(HARNESS_DATA=str(root))
-    assert status == 1 and str(image) in said and "harness.stage" in said, said
+    assert status == 1 and said.count("error: ") == 1 and str(image) in said and "harness.stage" in said, said
+    assert "Traceback" not in said and bench.attempts() == 0
     image.write_bytes(whole)
-    status, said = bench.run("--retry", HARNESS_DATA=str(root))
+    status, said = bench.run(HARNESS_DATA=str(root))
     assert status == 0, said
     assert list(pd.read_parquet(bench.store.table_file("trials"))["status"]) == ["done"]
 
@@ -310,3 +311,4 @@ def test_a_data_folder_that_is_a_file(bench: Bench) -> None:
     bench.digits()
     status, said = bench.run(HARNESS_DATA=str(bench.folder / "data"))
     assert status == 1 and str(bench.folder / "data") in said and "HARNESS_DATA" in said and "Traceback" not in said, said
+    assert said.count("error: ") == 1 and bench.attempts() == 0

@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
+from harness.grid import parse_grid
+from jobs import alone
 from jobs.config import PARAMETERS, Config, ConfigError, Trial, check_value, metric_mode, parse_classes
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_defaults_are_a_config_that_can_be_trained() -> None:
@@ -39,6 +43,40 @@ def test_values_that_do_not_go_together() -> None:
     assert messages["classes"] == "digits has classes 0 to 9, not 10"
     assert Config.from_dict({"model": "alexnet", "weights": "imagenet"}).weights == "imagenet"
     assert Config.from_dict({"weights": "study:digits_pretrain"}).weights == "study:digits_pretrain"
+
+
+@pytest.mark.parametrize("name", [
+    "", "../other", "/etc/x", "a/b", ".", "Digits", "digits pretrain", "-a", "_a", "a" * 65, "é", "a\n", "a\x00"])
+def test_weights_of_something_that_can_be_no_study(name: str) -> None:
+    with pytest.raises(ValueError, match="names no study: .* lowercase ASCII letters, digits, _ and -, .* at most 64"):
+        check_value("weights", f"study:{name}")
+    with pytest.raises(ConfigError) as caught:
+        Config.from_dict({"weights": f"study:{name}"})
+    assert [parameter for parameter, _ in caught.value.problems] == ["weights"]
+
+
+@pytest.mark.parametrize("name", ["a", "0", "digits_pretrain", "2-b_", "a" * 64])
+def test_weights_of_a_study(name: str) -> None:
+    assert check_value("weights", f"study:{name}") == f"study:{name}"
+
+
+def test_a_grid_shows_where_weights_name_no_study() -> None:
+    with pytest.raises(Exception, match="names no study") as caught:
+        parse_grid('[study]\nname = "s"\n[fixed]\nweights = "study:../x"\n', name="bad.toml")
+    text = str(caught.value)
+    assert "bad.toml:4:11" in text
+    lines = text.splitlines()
+    code = next(n for n, line in enumerate(lines) if line.startswith("4 |"))
+    assert lines[code + 1].rstrip() == " " * 2 + "|" + " " * 11 + "^" * len('"study:../x"')
+
+
+def test_a_batch_larger_than_the_training_images() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.from_dict({"train_images": 40})  # the default batch_size is 64
+    assert caught.value.problems == [
+        ("batch_size", "batch_size 64 is more than the 40 images that train_images keeps, so that there would be no step; 40 is the most")]
+    for values in ({"train_images": 40, "batch_size": 40}, {"train_images": 64}, {"train_images": 0, "batch_size": 100_000}):
+        Config.from_dict(values)
 
 
 @pytest.mark.parametrize("name, value, clean", [
@@ -102,6 +140,42 @@ def test_trial_file_that_cannot_be_used(content: bytes, reason: str, tmp_path: P
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=reason):
         Trial.load(path)
+
+
+@pytest.mark.parametrize("key, reason", [
+    ("sed", "unknown key `sed`; did you mean `seed`? (valid: config, seed, budget, metric, mode, select, test)"),
+    ("Budget", "unknown key `Budget`; did you mean `budget`?"),
+    ("lr", 'unknown key `lr`; `lr` is a parameter and goes into "config"')])
+def test_unknown_keys_of_a_trial_file(key: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"config": {}, key: 1, "seed": -1}))
+    with pytest.raises(ConfigError) as caught:
+        Trial.load(path)
+    assert [name for name, _ in caught.value.problems] == [key, "seed"]
+    assert str(caught.value).startswith(f"{path}: {reason}")
+
+
+@pytest.mark.parametrize("budget", [0, -3, True, 1.0, "2"])
+def test_a_budget_is_at_least_one_epoch(budget: Any, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"config": {}, "budget": budget}))
+    with pytest.raises(ConfigError, match="`budget` cannot be .*; 1 epoch or more is meant, or null for all of them"):
+        Trial.load(path)
+
+
+def test_the_section_that_a_message_names_is_there(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r'see README\.md, "Commands"$'):
+        Trial.load(tmp_path / "config.json")
+    assert "## Commands" in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("budget", ["0", "-1", "2.5", "two", ""])
+def test_a_budget_below_one_is_refused_on_the_command_line(budget: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        alone.main(["config.json", "--budget", budget])
+    assert stop.value.code == 2
+    assert f"argument --budget: {budget} is no number of epochs; write a whole number from 1 on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mode, value, than, better", [

@@ -12,9 +12,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_launcher_killed_at_20_random_moments(tmp_path: Path, data: Path) -> None:
-    undisturbed = Study(tmp_path / "undisturbed", data, epochs=40)
+    undisturbed = Study(tmp_path / "undisturbed", data, epochs=150)
     undisturbed.finish()
-    study = Study(tmp_path / "killed", data, epochs=40)
+    study = Study(tmp_path / "killed", data, epochs=150)
     chance, seen, kills = random.Random(20), {}, 0
     for _ in range(20):
         launcher = study.start()
@@ -32,9 +32,9 @@ def test_launcher_killed_at_20_random_moments(tmp_path: Path, data: Path) -> Non
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_training_processes_killed_at_random_moments(ranks: int, tmp_path: Path, data: Path) -> None:
-    undisturbed = Study(tmp_path / "undisturbed", data, epochs=30, ranks=ranks)
+    undisturbed = Study(tmp_path / "undisturbed", data, epochs=100, ranks=ranks)
     undisturbed.finish()
-    study = Study(tmp_path / "killed", data, epochs=30, ranks=ranks)
+    study = Study(tmp_path / "killed", data, epochs=100, ranks=ranks)
     chance, kills = random.Random(ranks), 0
     launcher = study.start()
     while launcher.poll() is None:
@@ -49,13 +49,16 @@ def test_training_processes_killed_at_random_moments(ranks: int, tmp_path: Path,
 
 
 def test_workers_and_launcher_killed(tmp_path: Path, data: Path) -> None:
-    undisturbed = Study(tmp_path / "undisturbed", data, epochs=30)
+    undisturbed = Study(tmp_path / "undisturbed", data, epochs=200)
     undisturbed.finish()
-    study = Study(tmp_path / "killed", data, epochs=30)
+    study = Study(tmp_path / "killed", data, epochs=200)
     chance, kills = random.Random(5), 0
-    for _ in range(6):
+    for _ in range(4):
         launcher = study.start()
-        time.sleep(chance.uniform(3.0, 6.0))  # long enough for workers to import torch and begin
+        until = time.monotonic() + 60
+        while not study.training() and launcher.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0.0, 1.5))
         kills += sum(kill(pid) for pid in study.workers())
         if chance.random() < 0.5:
             launcher.kill()

@@ -21,7 +21,6 @@ def after(*attempts: Attempt) -> TrialState:
     (NEW, {}, "pending"),
     (NEW, {"000-0": BATCH}, "queued"),
     (NEW, {"007-0": Batch(number=7, workers=1, trials=[("other", 0)])}, "pending"),
-    (NEW, {"007-0": None}, "pending"),
     (DONE, {"000-0": BATCH}, "done"),
     (TrialState(result="infeasible"), {}, "infeasible"),
     (after(DIED), {"000-0": BATCH}, "running"),
@@ -49,7 +48,7 @@ def after(*attempts: Attempt) -> TrialState:
     (after(*[KILLED] * (GIVE_UP_AFTER - 1), Attempt(cause="killed", progress=1)), {}, "pending"),  # it got on
     (after(Attempt(cause="killed", progress=1), *[KILLED] * GIVE_UP_AFTER), {}, "lost"),
 ])
-def test_status_of_a_trial(state: TrialState, living: dict[str, Batch | None], status: str) -> None:
+def test_status_of_a_trial(state: TrialState, living: dict[str, Batch], status: str) -> None:
     now = plan(["t"], {"t": state}, living=living, slots=4)
     assert now.status == {"t": status}
     assert now.submit == ([("t", len(state.attempts))] if status == "pending" else [])

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import grid_tables
+
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ("jobs", "harness", "analysis")
 FILES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
@@ -259,13 +261,25 @@ def test_every_option_is_documented(module: str) -> None:
     assert not missing, f"{module}: {missing} are in neither README.md nor docs/"
 
 
-def test_every_grid_key_is_documented() -> None:
+@pytest.mark.parametrize("heading", grid_tables.tables())
+def test_every_grid_key_is_documented_as_it_is(heading: str) -> None:
+    """Key, default and text of docs/grid.md are those of the code, row by row; `python -m tests.grid_tables --write` mends them."""
+    there = grid_tables.tables_of(grid_tables.DOCS.read_text(encoding="utf-8"))
+    assert heading in there, f"{grid_tables.DOCS.name} has no table under {heading}"
+    assert there[heading] == grid_tables.tables()[heading]
+
+
+def test_the_tables_of_the_grid_leave_nothing_out() -> None:
     sections = importlib.import_module("harness.grid").SECTIONS
-    parameters = importlib.import_module("jobs.config").PARAMETERS
-    text = documentation()
-    keys = {f"{section}.{key}": key for section, table in sections.items() for key in table} | {name: name for name in parameters}
-    missing = [place for place, key in keys.items() if not re.search(rf"(?<![\w-]){re.escape(key)}(?![\w-])", text)]
-    assert not missing, f"{missing} are in neither README.md nor docs/"
+    text = grid_tables.DOCS.read_text(encoding="utf-8")
+    assert set(grid_tables.tables_of(text)) == set(grid_tables.tables()) and grid_tables.with_tables(text) == text
+    for section, keys in sections.items():
+        assert re.search(rf"`?\[{re.escape(section)}[].]", text), f"{grid_tables.DOCS.name} does not name [{section}]"
+        tabled = "\n".join(grid_tables.tables().get("## Parameters" if section == "fixed" else f"### `[{section}]`", []))
+        missing = [key for key in keys if f"| `{key}` |" not in tabled and section not in ("variant", "tune")]
+        assert not missing, f"[{section}] {missing}"
+    for key in (*sections["variant"], *sections["tune"]):  # told in prose and examples
+        assert re.search(rf"(`|^){key}( +=|`)", text, re.MULTILINE), f"{grid_tables.DOCS.name} does not tell `{key}`"
 
 
 # --------------------------------------------------------------------------------------------------------------- packaging

@@ -11,6 +11,7 @@ from pathlib import Path
 import image_fixtures
 import numpy as np
 import pytest
+from earlier_study import write_earlier_study
 
 from harness import stage
 from harness.errors import MissingData
@@ -237,7 +238,26 @@ def test_earlier_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     path = grid(tmp_path, fixed='weights = "study:pretrained"')
     status, out, err = run(capsys, path, "--data", "data")
     assert (status, err) == (0, "")
-    assert f"python -m harness.launch {tmp_path / 'pretrained.toml'}" in out
+    assert f"python -m harness.launch {tmp_path / 'pretrained.toml'}   #" in out
+
+    write_earlier_study(tmp_path / "runs" / "pretrained", {(1, 0): 0.9, (1, 1): None})
+    status, out, _ = run(capsys, path, "--data", "data")
+    assert status == 0 and "study pretrained has 1 of 2 trials finished" in out
+    assert "python -m harness.launch runs/pretrained/grid.toml --study-dir runs/pretrained" in out
+
+    write_earlier_study(tmp_path / "runs" / "other", {(1, 0): 0.9, (1, 1): 0.8})
+    assert "already there: runs/other" in run(capsys, grid(tmp_path, fixed='weights = "study:other"'), "--data", "data")[1]
+
+
+def test_overrides_are_staged(tmp_path: Path, publish: Publish, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a launch with the same --set needs, in every grid that is named."""
+    publish()
+    sets = ("--set", 'model="alexnet"', "--set", 'weights="imagenet"', "--set", "image_size=64")
+    data = tmp_path / "data"
+    status, _, err = run(capsys, grid(tmp_path), grid(tmp_path, name="other"), "--data", str(data), *sets)
+    assert (status, err) == (0, "") and (data / "weights" / FILE).exists()
+    status, _, err = run(capsys, grid(tmp_path), "--data", str(data), "--set", "modle=1")
+    assert status == 2 and "model" in err
 
 
 def test_every_choice_of_a_search_is_staged(tmp_path: Path, publish: Publish, capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,8 +102,10 @@ def test_holm_by_hand() -> None:
     assert len(stats.holm([])) == 0
 
 
-def said(values: dict[str, dict[int, float]], *, metric: str = "test_acc", mode: str = "max") -> list[str]:
-    return stats.verdicts(trials(values, metric), metric, mode=mode, variants=list(values), reference=next(iter(values)))
+def said(values: dict[str, dict[int, float]], *, metric: str = "test_acc", mode: str = "max",
+         ended: dict[str, dict[str, int]] | None = None) -> list[str]:
+    finished = trials(values, metric)
+    return stats.verdicts(finished, metric, mode=mode, variants=list(values), reference=next(iter(values)), ended=ended or {})
 
 
 def test_sentence_of_a_difference_that_is_shown() -> None:
@@ -149,10 +151,72 @@ def test_few_seeds_and_equal_differences_get_no_interval() -> None:
     assert "no spread to take an interval from" in said({"a": {0: 0.1, 1: 0.2, 2: 0.3}, "b": {0: 0.2, 1: 0.3, 2: 0.4}})[0]
 
 
+BASE, BETTER = {0: 0.5, 1: 0.6, 2: 0.7}, {0: 0.531, 1: 0.625, 2: 0.734}
+SHOWN = "by 3.0 points of test accuracy"
+
+
+def test_a_variant_that_mostly_diverged_beats_nobody() -> None:
+    # the three seeds that are left are 3.0 points ahead, the interval is 1.9 to 4.1; the other five of eight diverged
+    ended = {"a": {"done": 8}, "b": {"done": 3, "infeasible": 5}}
+    assert said({"a": BASE, "b": BETTER}, ended=ended) == [
+        f"b is ahead of a {SHOWN} among the seeds that did not diverge (95 % CI 1.9 to 4.1; 3 paired seeds); "
+        "5 of its 8 seeds diverged and are left out"]
+
+
+def test_nor_does_a_variant_beat_a_reference_that_mostly_diverged() -> None:
+    ended = {"a": {"done": 3, "infeasible": 1}, "b": {"done": 4}}
+    assert said({"a": BASE, "b": BETTER}, ended=ended) == [
+        f"b is ahead of a {SHOWN} among the seeds that did not diverge (95 % CI 1.9 to 4.1; 3 paired seeds); "
+        "1 of the 4 seeds of a diverged and is left out"]
+    assert said({"a": BETTER, "b": BASE}, ended=ended)[0].startswith(f"b is behind a {SHOWN} among the seeds that did not diverge (95")
+
+
+def test_seeds_without_a_value_are_said_on_both_sides() -> None:
+    ended = {"a": {"done": 3, "infeasible": 5}, "b": {"done": 3, "infeasible": 2, "failed": 1, "lost": 2}}
+    assert said({"a": BASE, "b": BASE}, ended=ended)[0].endswith(
+        "; 2 of its 8 seeds diverged, 1 failed and 2 were lost; these 5 are left out; 5 of the 8 seeds of a diverged and are left out")
+
+
+@pytest.mark.parametrize(("counts", "note"), [
+    ({"done": 3}, ""), ({"done": 3, "failed": 0}, ""),
+    ({"done": 3, "failed": 1}, "; 1 of its 4 seeds failed and is left out"),
+    ({"done": 3, "failed": 2}, "; 2 of its 5 seeds failed and are left out"),
+    ({"done": 3, "lost": 1}, "; 1 of its 4 seeds was lost and is left out"),
+    ({"done": 3, "lost": 2}, "; 2 of its 5 seeds were lost and are left out"),
+    ({"done": 3, "unfinished": 1}, "; 1 of its 4 seeds is not finished and is left out"),
+    ({"done": 3, "unfinished": 5}, "; 5 of its 8 seeds are not finished and are left out"),
+    ({"done": 3, "lost": 1, "failed": 1}, "; 1 of its 5 seeds failed and 1 was lost; these 2 are left out")])
+def test_seeds_that_failed_are_no_verdict_on_the_variant_and_are_said(counts: dict[str, int], note: str) -> None:
+    told = f"beats a {SHOWN} (95 % CI 1.9 to 4.1; 3 paired seeds)"
+    assert said({"a": BASE, "b": BETTER}, ended={"a": {"done": 3}, "b": counts}) == [f"b {told}{note}"]
+
+
+def test_why_two_variants_cannot_be_compared() -> None:
+    assert said({"a": BASE, "{b}": {}}, ended={"a": {"done": 3}, "{b}": {"infeasible": 3}}) == [
+        "{b} and a cannot be compared: no seed has a finished trial of both; "
+        "3 of the 3 seeds of {b} diverged or could not be built and are left out"]
+
+
+def test_other_sentences_keep_to_the_seeds_that_did_not_diverge() -> None:
+    ended = {"a": {"done": 3}, "b": {"done": 3, "infeasible": 5}}
+    scope, note = "among the seeds that did not diverge", "; 5 of its 8 seeds diverged and are left out"
+    assert said({"a": dict.fromkeys(range(3), 0.5), "b": {0: 0.49, 1: 0.51, 2: 0.53}}, ended=ended) == [
+        f"no difference shown: b is ahead of a by 1.0 points of test accuracy {scope} (95 % CI −4.0 to 6.0; 3 paired seeds){note}"]
+    assert said({"a": {0: 0.5}, "b": {0: 0.6}}, ended=ended) == [
+        f"b is ahead of a by 10.0 points of test accuracy {scope} (n = 1 paired seed, too few for an interval){note}"]
+
+
+def test_endings_are_counted_by_variant() -> None:
+    frame = pd.DataFrame({"variant": ["a", "b", "b", "b"], "status": ["done", "infeasible", "done", "infeasible"]})
+    assert stats.endings(frame) == {"a": {"done": 1}, "b": {"infeasible": 2, "done": 1}}
+
+
 def test_one_variant_is_described_alone() -> None:
     assert said({"a": {0: 0.9, 1: 0.92, 2: 0.94}}) == [
         "a: test accuracy 92.0 % (95 % CI 87.0 to 97.0; 3 seeds); no other variant to compare with"]
     assert said({"a": {0: 0.9}}) == ["a: test accuracy 90.0 % (n = 1, too few for an interval); no other variant to compare with"]
+    assert said({"a": {0: 0.9}}, ended={"a": {"done": 1, "infeasible": 7}})[0].endswith(
+        "no other variant to compare with; 7 of its 8 seeds diverged and are left out")
 
 
 def test_numbers_for_reading() -> None:

@@ -49,7 +49,7 @@ def test_a_wave_is_written_once(store: Store) -> None:
     store.write_wave(0, [planned()], told=[])
     store.write_wave(0, [planned("other-s0")], told=[])
     assert store.trials() == [planned()]
-    store.replace_wave(0, [planned("other-s0")])
+    store.write_wave(0, [planned("other-s0")], told=[], anew=True)
     assert [t.id for t in store.trials()] == ["other-s0"]
 
 

@@ -49,7 +49,7 @@ def made(tmp_path: Path) -> tuple[Store, Grid]:
     start = {"event": "start", "time": 1e9, "host": "n1", "pid": 5, "worker": "000-0", "job_id": "9", "device": "cpu", "ranks": 1,
              "commit": "c0", "dirty": False, "code": "d0", "python": "3.11.1", "torch": "2.15.0"}
     ends: dict[str, dict[str, Any] | None] = {
-        done.id: {"cause": "done", "test_opened": True}, slow.id: None, diverged.id: {"cause": "infeasible"},
+        done.id: {"cause": "done"}, slow.id: None, diverged.id: {"cause": "infeasible"},
         failed.id: {"cause": "exception", "error": "ValueError: no"}, lost.id: None}
     for trial in trials[:5]:
         log = store.begin_attempt(trial, 0, {})
@@ -57,6 +57,8 @@ def made(tmp_path: Path) -> tuple[Store, Grid]:
         log.write(start)
         for epoch in (1, 2):
             log.write({"event": "epoch", **row(epoch), "seconds": epoch / 4, "images_per_s": 100.0 * epoch, "peak_memory_gb": 0.5})
+        if trial is done:
+            log.write({"event": "test", "time": 1e9 + 1})
         if end := ends[trial.id]:
             log.write({"event": "end", "time": 1e9 + 1.5, **end})
         log.close()
@@ -125,7 +127,8 @@ def test_attempts_tell_what_happened(made: tuple[Store, Grid]) -> None:
     assert (first.host, first.pid, first.worker, first.ranks, first.first_epoch, first.last_epoch) == ("n1", 5, "000-0", 1, 1, 2)
     assert (first.train_s, list(first.epoch_s), first.images_per_s, first.peak_memory_gb) == (0.75, [0.25, 0.5], 200.0, 0.5)
     assert str(first.started) == "2001-09-09 01:46:40+00:00" and (first.ended - first.started).total_seconds() == 1.5
-    assert list(attempts["test_opened"]) == [True, False, False, False, False] and attempts.iloc[3].error == "ValueError: no"
+    assert str(first.test_opened) == "2001-09-09 01:46:41+00:00" and attempts["test_opened"].notna().sum() == 1
+    assert attempts.iloc[3].error == "ValueError: no"
 
 
 def test_an_attempt_of_a_living_worker_runs(made: tuple[Store, Grid]) -> None:

@@ -1,0 +1,3 @@
+CREATE DATABASE IF NOT EXISTS slurm;
+CREATE OR REPLACE USER 'slurm'@'127.0.0.1' IDENTIFIED BY '${password}';
+GRANT ALL ON slurm.* TO 'slurm'@'127.0.0.1';
