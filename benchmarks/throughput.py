@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _prepare(folder: Path, overrides: list[str]) -> list[dict[str, Any]]:
     """Builds the cache all sides read, and writes the trials down; returns them."""
     from harness.grid import read_grid
-    from harness.study import plan_trials
+    from harness.trials import plan_trials
     from jobs.config import Config
     from jobs.data import prepare
 

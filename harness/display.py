@@ -8,8 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, TextIO
 
 from harness.estimate import duration
-from harness.plan import Plan
-from harness.store import PlannedTrial
+from harness.plan import Plan, PlannedTrial
 
 if TYPE_CHECKING:
     from harness.study import Launch

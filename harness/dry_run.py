@@ -10,9 +10,10 @@ from harness.errors import StudyError
 from harness.estimate import duration, estimate
 from harness.grid import Grid
 from harness.local import LocalExecutor
-from harness.needs import Missing, Source, find_source, missing, needed_configs
-from harness.store import PlannedTrial, Store
-from harness.study import changes, missing_text, plan_trials, source_digests
+from harness.needs import Missing, Source, find_source, missing, missing_text, needed_configs, source_digests
+from harness.plan import PlannedTrial
+from harness.store import Store
+from harness.trials import changes, plan_trials
 from jobs import registry
 from jobs.config import PARAMETERS
 from jobs.data import data_folder

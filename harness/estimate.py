@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.store import PlannedTrial
+from harness.plan import PlannedTrial
 from jobs.config import PARAMETERS, Config
 
 Shape = frozenset[tuple[str, Any]]

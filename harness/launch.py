@@ -80,7 +80,8 @@ def launch(grid: Any, root: Path, options: argparse.Namespace, *, grid_path: Pat
     """
     from harness.display import LiveDisplay, PlainDisplay
     from harness.store import Store
-    from harness.study import Launch, Options, changes
+    from harness.study import Launch, Options
+    from harness.trials import changes
     from jobs.data import data_folder
 
     store, command_line = Store(root), again(options, grid_path)

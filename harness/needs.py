@@ -17,8 +17,8 @@ from typing import Any
 import jobs.data
 from harness.errors import MissingData
 from harness.grid import Grid, parse_grid
-from harness.plan import plan
-from harness.store import PlannedTrial, Store
+from harness.plan import PlannedTrial, plan
+from harness.store import Store
 from jobs import durable, registry
 from jobs.config import Config, ConfigError, Value
 from jobs.datasets import DataError
@@ -95,6 +95,15 @@ def missing(configs: Iterable[dict[str, Any]], *, data: Path, runs: Path, grid: 
 
 
 # ---------------------------------------------------------------------------------------------------------- an earlier study
+
+
+def missing_text(gone: list[Missing]) -> str:
+    """All that is missing, each with the command that mends it."""
+    lines = ["not here yet:"]
+    for command in dict.fromkeys(item.command for item in gone):
+        lines += [f"  {item.what}: not found at {item.where}" for item in gone if item.command == command]
+        lines.append(f"    mend: {command}")
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,6 +184,23 @@ def missing_source(study: Store, *, grids: Path) -> Missing | None:
 def _short(path: Path) -> str:
     """The path from here where it lies below, else the whole of it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def source_digests(grid: Grid, store: Store) -> dict[tuple[str, int], str]:
+    """(weights, seed) -> SHA-256 of the weights that come from an earlier study beside `store`; what is not finished is left out."""
+    return {key: durable.sha256_of(source.selected_weights(trial)) for key, (source, trial) in sources(grid, store).items()}
+
+
+def sources(grid: Grid, store: Store) -> dict[tuple[str, int], tuple[Store, str]]:
+    """(weights, seed) -> the earlier study and its trial, for every "study:NAME" in the grid whose study is finished."""
+    names = {str(grid.config_values(variant).get("weights", "none")) for variant in grid.variants} if grid.job is None else set()
+    found: dict[tuple[str, int], tuple[Store, str]] = {}
+    for weights in sorted(name for name in names if name.startswith("study:")):
+        study = Store(store.root.parent / weights.removeprefix("study:"))
+        source = find_source(study)
+        if not isinstance(source, str):
+            found |= {(weights, seed): (study, source.trial(seed)) for seed in grid.seeds}
+    return found
 
 
 def take_over_weights(source: Store, trial_id: str, into: Store) -> str:

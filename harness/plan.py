@@ -14,6 +14,17 @@ GIVE_UP_AFTER = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedTrial:
+    """One line of a wave: everything a worker must know of a trial."""
+
+    id: str
+    variant: str
+    seed: int
+    wave: int
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
     """One try at running a trial, as its file tells it."""
 

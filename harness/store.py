@@ -16,25 +16,13 @@
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import files
 from harness.errors import StudyError
-from harness.plan import Attempt, Batch, TrialState
+from harness.plan import Attempt, Batch, PlannedTrial, TrialState
 from jobs.failpoint import failpoint
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedTrial:
-    """One line of a wave: everything a worker must know of a trial."""
-
-    id: str
-    variant: str
-    seed: int
-    wave: int
-    config: dict[str, Any]
 
 
 class Store:

@@ -5,9 +5,6 @@ twice: a batch is written down before it is submitted, a worker takes its place 
 whoever creates the attempt's file, and a result is published once.
 """
 
-import dataclasses
-import difflib
-import json
 import socket
 import time
 from dataclasses import dataclass
@@ -16,15 +13,12 @@ from typing import Any, Protocol
 
 from harness import needs, processes, snapshot, tables
 from harness.errors import MissingData, StudyError
-from harness.grid import Grid, parse_grid
-from harness.identity import trial_id
+from harness.grid import Grid
 from harness.local import LocalExecutor
-from harness.plan import Batch, Plan, TrialState, plan
-from harness.store import PlannedTrial, Store
-from jobs.config import Config
-from jobs.durable import sha256_of
+from harness.plan import Batch, Plan, PlannedTrial, TrialState, plan
+from harness.store import Store
+from harness.trials import job_of, plan_trials, request_of
 
-BUILT_IN_JOB = "jobs.train:run"
 SHORTEST_LOOK_S = 0.2
 """Pause between two looks at the disk; longer when a look takes long, so that looking stays below a tenth of the time."""
 COMPACT_EVERY_S = 30.0
@@ -43,55 +37,6 @@ class Display(Protocol):
 
     def note(self, text: str) -> None:
         """Says one thing that happened."""
-
-
-def plan_trials(grid: Grid, digests: dict[tuple[str, int], str] | None = None) -> list[PlannedTrial]:
-    """All trials of a grid in order: variant by variant, seed by seed.
-
-    Args:
-        digests: (weights, seed) -> SHA-256, for weights that come from an earlier study.
-    """
-    trials = []
-    for variant in grid.variants:
-        values = grid.config_values(variant)
-        for seed in grid.seeds:
-            if grid.job is None:
-                config = Config.from_dict(values)
-                digest = (digests or {}).get((config.weights, seed), "")
-                config = dataclasses.replace(config, weights_digest=digest)
-                full, inactive = config.as_dict(), config.inactive()
-            else:
-                full, inactive = values, frozenset[str]()
-            name = trial_id(full, seed, asked={"run": job_of(grid), **request_of(grid)}, inactive=inactive)
-            trials.append(PlannedTrial(id=name, variant=variant.name, seed=seed, wave=0, config=full))
-    return trials
-
-
-def job_of(grid: Grid) -> str:
-    """The function that trains, as "module:function"."""
-    return grid.job.run if grid.job else BUILT_IN_JOB
-
-
-def request_of(grid: Grid) -> dict[str, Any]:
-    """What every trial of a grid is asked for beyond its config and seed, as `jobs.config.Trial` takes it; the budget is the whole."""
-    return {"metric": grid.metric, "mode": grid.mode, "select": grid.select, "test": grid.test == "each"}
-
-
-def source_digests(grid: Grid, store: Store) -> dict[tuple[str, int], str]:
-    """(weights, seed) -> SHA-256 of the weights that come from an earlier study beside `store`; what is not finished is left out."""
-    return {key: sha256_of(source.selected_weights(trial)) for key, (source, trial) in _sources(grid, store).items()}
-
-
-def _sources(grid: Grid, store: Store) -> dict[tuple[str, int], tuple[Store, str]]:
-    """(weights, seed) -> the earlier study and its trial, for every "study:NAME" in the grid whose study is finished."""
-    names = {str(grid.config_values(variant).get("weights", "none")) for variant in grid.variants} if grid.job is None else set()
-    found: dict[tuple[str, int], tuple[Store, str]] = {}
-    for weights in sorted(name for name in names if name.startswith("study:")):
-        study = Store(store.root.parent / weights.removeprefix("study:"))
-        source = needs.find_source(study)
-        if not isinstance(source, str):
-            found |= {(weights, seed): (study, source.trial(seed)) for seed in grid.seeds}
-    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,11 +130,11 @@ class Launch:
     def _prepare(self) -> None:
         """Takes hold of the study and freezes everything that is decided before the first trial; every step may be repeated."""
         store, grid = self.store, self.grid
-        trials = plan_trials(grid, source_digests(grid, store))
+        trials = plan_trials(grid, needs.source_digests(grid, store))
         configs = [t.config for t in trials] if grid.job is None else []
         options = self.options
         if gone := needs.missing(configs, data=self.data, runs=store.root.parent, grid=options.grid_path, overrides=options.overrides):
-            raise MissingData(missing_text(gone))
+            raise MissingData(needs.missing_text(gone))
         self.executor.check()
         needs.build_caches(configs, self.data, note=self.display.note)
         store.create_folders()
@@ -239,7 +184,7 @@ class Launch:
 
     def _take_over_weights(self) -> None:
         """Copies the weights that come from earlier studies into this one."""
-        for source, trial in _sources(self.grid, self.store).values():
+        for source, trial in needs.sources(self.grid, self.store).values():
             needs.take_over_weights(source, trial, self.store)
 
     def _files_of_weights(self, trials: list[PlannedTrial]) -> dict[str, str]:
@@ -331,28 +276,3 @@ def _disk_full(states: dict[str, TrialState], at_start: dict[str, TrialState]) -
         if len(met) > len(before):
             return met[-1].error
     return None
-
-
-def changes(frozen: str, grid: Grid, *, frozen_file: Path = Path("grid.toml")) -> str | None:
-    """What differs between a study's frozen grid and a new one, as a diff; None when they ask for the same trials."""
-    old = parse_grid(frozen, name=str(frozen_file))
-    if _asks_for(old) == _asks_for(grid):
-        return None
-    lines = difflib.unified_diff(frozen.splitlines(), grid.text.splitlines(), "the study's grid", "the grid now", lineterm="", n=1)
-    text = "\n".join(lines)
-    return text or json.dumps({"then": old.identity(), "now": grid.identity()}, indent=1)
-
-
-def _asks_for(grid: Grid) -> str:
-    """What a grid asks for as text to compare: in a job of the user's own 1 and 1.0 differ, and the order of the variants is that of
-    the trials."""
-    return json.dumps([grid.identity(), [variant.name for variant in grid.variants]], sort_keys=True)
-
-
-def missing_text(gone: list[needs.Missing]) -> str:
-    """All that is missing, each with the command that mends it."""
-    lines = ["not here yet:"]
-    for command in dict.fromkeys(item.command for item in gone):
-        lines += [f"  {item.what}: not found at {item.where}" for item in gone if item.command == command]
-        lines.append(f"    mend: {command}")
-    return "\n".join(lines)

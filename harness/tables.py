@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from harness import files
 from harness.grid import Grid
-from harness.store import PlannedTrial, Store
+from harness.plan import PlannedTrial
+from harness.store import Store
 from jobs.config import METRICS, PARAMETERS, TEST_METRICS, Config
 from jobs.datasets import DATASETS
 

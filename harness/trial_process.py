@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import is_full
-from harness.store import PlannedTrial, Store
+from harness.plan import PlannedTrial
+from harness.store import Store
 from jobs.config import Trial
 from jobs.contract import Context, Interrupted, Outcome, Superseded
 from jobs.failpoint import failpoint

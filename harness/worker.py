@@ -18,7 +18,8 @@ from typing import Any
 
 from harness import processes
 from harness.files import is_full
-from harness.store import AttemptLog, PlannedTrial, Store
+from harness.plan import PlannedTrial
+from harness.store import AttemptLog, Store
 from harness.trial_process import TrialProcesses
 from jobs.failpoint import failpoint
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.grid import parse_grid
-from harness.store import PlannedTrial, Store
+from harness.plan import PlannedTrial
+from harness.store import Store
 
 GRID = """
 [study]

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.estimate import Estimate, duration, estimate
-from harness.store import PlannedTrial
+from harness.plan import PlannedTrial
 from jobs.config import PARAMETERS, Config
 
 

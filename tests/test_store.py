@@ -8,8 +8,8 @@ import pytest
 from small_disk import small_disk
 
 from harness.errors import StudyError
-from harness.plan import Attempt, Batch, TrialState
-from harness.store import PlannedTrial, Store
+from harness.plan import Attempt, Batch, PlannedTrial, TrialState
+from harness.store import Store
 
 REQUEST = {"budget": None, "metric": "val_acc", "mode": "max", "select": "best_val", "test": True}
 

@@ -13,7 +13,7 @@ import pytest
 from harness import tables
 from harness.grid import Grid, parse_grid
 from harness.store import Store
-from harness.study import plan_trials
+from harness.trials import plan_trials
 from jobs.config import PARAMETERS
 
 GRID = """

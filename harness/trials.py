@@ -1,0 +1,62 @@
+"""The trials of a grid: in which order, with which names, asked for what; and whether two grids ask for the same. Pure."""
+
+import dataclasses
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.grid import Grid, parse_grid
+from harness.identity import trial_id
+from harness.plan import PlannedTrial
+from jobs.config import Config
+
+BUILT_IN_JOB = "jobs.train:run"
+
+
+def plan_trials(grid: Grid, digests: dict[tuple[str, int], str] | None = None) -> list[PlannedTrial]:
+    """All trials of a grid in order: variant by variant, seed by seed.
+
+    Args:
+        digests: (weights, seed) -> SHA-256, for weights that come from an earlier study.
+    """
+    trials = []
+    for variant in grid.variants:
+        values = grid.config_values(variant)
+        for seed in grid.seeds:
+            if grid.job is None:
+                config = Config.from_dict(values)
+                digest = (digests or {}).get((config.weights, seed), "")
+                config = dataclasses.replace(config, weights_digest=digest)
+                full, inactive = config.as_dict(), config.inactive()
+            else:
+                full, inactive = values, frozenset[str]()
+            name = trial_id(full, seed, asked={"run": job_of(grid), **request_of(grid)}, inactive=inactive)
+            trials.append(PlannedTrial(id=name, variant=variant.name, seed=seed, wave=0, config=full))
+    return trials
+
+
+def job_of(grid: Grid) -> str:
+    """The function that trains, as "module:function"."""
+    return grid.job.run if grid.job else BUILT_IN_JOB
+
+
+def request_of(grid: Grid) -> dict[str, Any]:
+    """What every trial of a grid is asked for beyond its config and seed, as `jobs.config.Trial` takes it; the budget is the whole."""
+    return {"metric": grid.metric, "mode": grid.mode, "select": grid.select, "test": grid.test == "each"}
+
+
+def changes(frozen: str, grid: Grid, *, frozen_file: Path = Path("grid.toml")) -> str | None:
+    """What differs between a study's frozen grid and a new one, as a diff; None when they ask for the same trials."""
+    old = parse_grid(frozen, name=str(frozen_file))
+    if _asks_for(old) == _asks_for(grid):
+        return None
+    lines = difflib.unified_diff(frozen.splitlines(), grid.text.splitlines(), "the study's grid", "the grid now", lineterm="", n=1)
+    text = "\n".join(lines)
+    return text or json.dumps({"then": old.identity(), "now": grid.identity()}, indent=1)
+
+
+def _asks_for(grid: Grid) -> str:
+    """What a grid asks for as text to compare: in a job of the user's own 1 and 1.0 differ, and the order of the variants is that of
+    the trials."""
+    return json.dumps([grid.identity(), [variant.name for variant in grid.variants]], sort_keys=True)
