@@ -232,5 +232,7 @@ def test_read_only_images(tmp_path):
     """A memory-mapped cache may not be written, and no warning says so."""
     splits = make_splits()
     splits.images.flags.writeable = False
+    before = splits.images.copy()
     for augment in AUGMENTS:
         make(splits, augment).train(splits.train[:3], seed=0, epoch=0)
+    assert (splits.images == before).all()

@@ -350,6 +350,7 @@ Partitions: main; low (preempted by high: requeued), cancel (preempted by high: 
 
 
 def arguments() -> argparse.ArgumentParser:
+    """The options of up, down, status and the rest."""
     parser = argparse.ArgumentParser(prog="cluster.py", allow_abbrev=False,
                                      description="A real Slurm with two nodes on this machine (Debian or Ubuntu, as root).")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -370,6 +371,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main() -> int:
+    """Runs the command line; returns the exit status."""
     options = arguments().parse_args()
     try:
         cluster = Cluster(options.folder)
