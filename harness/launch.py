@@ -98,7 +98,7 @@ def launch(grid: Any, root: Path, options: argparse.Namespace, *, grid_path: Pat
     try:
         with interrupts:
             now = run.run()
-    except BrokenPipeError:
+    except BrokenPipeError:  # an OSError that has nothing to do with the disk
         raise
     except OSError as error:
         raise _disk_error(error, root) from error

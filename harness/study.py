@@ -177,6 +177,7 @@ class Launch:
                 raise StudyError(f"study {self.grid.name} is being launched by process {holder['pid']} on {holder['host']} "
                                  f"since {since}; {end}")
             gone = [*gone, holder["host"]]
+        gone = [host for host in gone if host != socket.gethostname()]  # it is back, and its workers count for others again
         me = {**processes.this_process(), "since": time.time(), "gone": gone}
         self.executor.gone = gone
         if not self.store.take_over(len(launchers) + 1, me):

@@ -11,7 +11,6 @@ import gc
 import importlib
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,3 @@ class Worker:
             return {"cause": "disk_full" if is_full(error) else "exception", "error": f"the result could not be written: {error}"}
         children.clear_checkpoints()
         return {"cause": outcome["status"]}
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -29,7 +29,8 @@ class Context:
     """Where a job runs and whom it tells."""
 
     folder: Path
-    """The trial's own folder: checkpoints and other files of the job; it exists."""
+    """The trial's own folder; it exists. What a job needs only to go on is named `checkpoint-*` and dropped once there is a result; other
+    files stay."""
     data: Path
     """The data folder ($HARNESS_DATA). Nothing is downloaded into it here."""
     weights_file: Path | None = None

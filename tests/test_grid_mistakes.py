@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from test_grid import OWN_JOB
 
 from harness.errors import GridError, Problem
 from harness.grid import SECTIONS, parse_grid
@@ -10,18 +11,6 @@ from jobs import registry
 from jobs.config import PARAMETERS
 
 STUDY = '[study]\nname = "s"\n'
-
-OWN_JOB = """[study]
-name = "own"
-metric = "reward"
-[job]
-run = "my.package.train:main"
-metrics = ["reward", "loss"]
-[fixed]
-size = 3
-[compare]
-rate = [1, 0.5]
-"""
 
 
 def mistakes(text: str) -> GridError:

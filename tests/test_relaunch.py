@@ -42,6 +42,13 @@ def test_a_study_of_a_host_that_is_gone(bench: Bench) -> None:
     assert bench.store.launchers()[-1]["gone"] == ["elsewhere"]
     assert bench.run()[0] == 0  # and it stays gone
 
+    number = len(bench.store.launchers()) + 1
+    back = {**elsewhere, "gone": [holder["host"]]}  # it came back and took over from here
+    (bench.store.root / "launcher" / f"{number:06d}.json").write_text(json.dumps(back))
+    assert bench.run()[0] == 1  # it is seen as holding the study again
+    assert bench.run("--take-over")[0] == 0
+    assert bench.store.launchers()[-1]["gone"] == ["elsewhere"]  # this host is not among them
+
 
 def test_changed_code_waits_for_a_decision(bench: Bench) -> None:
     """Workers keep to the study's copy of the source until --update-code."""
