@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from harness.study import Launch
 
 HEARTBEAT_S = 300.0
-ORDER = ("done", "infeasible", "failed", "lost", "running", "queued", "pending")
-ENDED = ("done", "infeasible", "failed", "lost")
+ORDER = ("done", "infeasible", "failed", "lost", "cancelled", "running", "queued", "pending")
+ENDED = ("done", "infeasible", "failed", "lost", "cancelled")
 
 
 class Board:
@@ -70,11 +70,15 @@ class PlainDisplay:
     """Timestamped lines."""
 
     def __init__(self, out: TextIO | None = None):
-        self.out, self.board, self.spoke = out or sys.stdout, Board(), 0.0
+        self.out, self.board, self.spoke, self.news, self.trouble = out or sys.stdout, Board(), 0.0, "", ""
 
     def update(self, launch: "Launch", now: Plan) -> None:
         """A line for each trial that ended, and a sign of life every five minutes."""
         first = not self.board.trials
+        news = launch.executor.news()
+        if news.partition(" (")[0] != self.news.partition(" (")[0] and (launch.executor.trouble or self.trouble):
+            self.note(news or "Slurm answers again")
+        self.news, self.trouble = news, launch.executor.trouble
         fresh = self.board.take(launch, now)
         for number, trial_id in enumerate(fresh, len(self.board.ended) - len(fresh) + 1):
             if not first:
@@ -83,7 +87,7 @@ class PlainDisplay:
                 ended = f"[{number}/{len(self.board.trials)}]"
                 self.note(f"{ended} {now.status[trial_id]}  {trial.variant}  seed {trial.seed}{value}")
         if first or time.monotonic() - self.spoke > HEARTBEAT_S:
-            self.note(headline(launch, now, self.board))
+            self.note("  ".join(filter(None, [headline(launch, now, self.board), news])))
 
     def note(self, text: str) -> None:
         """One line."""
@@ -137,7 +141,8 @@ class LiveDisplay:
             ended = total - counter["left"]
             mean = f"{statistics.mean(values):.4f}" if values else ""
             spread = f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
-            bad = "  ".join(f"{counter[status]} {status}" for status in ("infeasible", "failed", "lost") if counter[status])
+            bad = "  ".join(f"{counter[status]} {status}" for status in ("infeasible", "failed", "lost", "cancelled") if counter[status])
             table.add_row(Text(name), f"{ended}/{total}", ProgressBar(total=total, completed=ended, width=16), mean, spread, bad)
-        state = "  stopping: trials keep their progress …" if launch.stopping else ""
-        return Group(Text(headline(launch, now, self.board) + state, style="bold"), table)
+        state = "  stopping: trials keep their progress …" if launch.stopping and not launch.executor.leaves_workers else ""
+        news = [Text(text, style="yellow" if launch.executor.trouble else "dim")] if (text := launch.executor.news()) else []
+        return Group(Text(headline(launch, now, self.board) + state, style="bold"), *news, table)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness import slurm
 from harness.errors import StudyError
 from harness.estimate import duration, estimate
 from harness.grid import Grid
@@ -56,13 +57,11 @@ def show(grid: Grid, root: Path, *, grid_path: Path, local: bool, overrides: Seq
 
 def _closing(grid: Grid, store: Store, gone: list[Missing], *, local: bool, update_grid: bool) -> str:
     """The last paragraph: that the command launches the study, or everything for which it would be refused."""
-    from harness.launch import no_slurm
-
     reasons = []
     if sections := [f"[{name}]" for name in ("tune", "search", "confirm") if getattr(grid, name)]:
         reasons.append(f"{', '.join(sections)} cannot run yet: compare fixed values with [compare] or [[variant]] instead")
-    if not local:
-        reasons.append(no_slurm())
+    if not local and not slurm.available():
+        reasons.append("no Slurm here (sbatch is not on the PATH); add --local to run on this machine")
     frozen = store.frozen_grid()
     if frozen is not None and not update_grid and (difference := changes(frozen, grid)):
         reasons.append(f"the grid differs from the one {shlex.quote(str(store.root))} was begun with; --study-dir DIR begins another "
@@ -135,16 +134,16 @@ def _time(grid: Grid, store: Store, left: list[PlannedTrial], *, local: bool) ->
     if not left:
         return "nothing left to run"
     executor = LocalExecutor(store, grid.local)
-    slurm = grid.slurm
-    if local or shutil.which("sbatch") is None:
+    wanted = grid.slurm
+    if local or not slurm.available():
         place = f"{executor.slots} at a time on this machine"
         guess = estimate(left, store.root.parent, device="cuda" if executor.gpus_per_worker else "cpu", ranks=grid.local.ranks)
         wall = guess.seconds / min(executor.slots, len(left))
     else:
-        gpus = slurm.nodes * slurm.gpus_per_node
-        bound = len(left) * slurm.time_min / 60
-        place = f"at most {bound * max(gpus, 1):.0f} {'GPU' if gpus else 'job'}-hours by the time limit of {slurm.time_min} min"
-        guess = estimate(left, store.root.parent, device="cuda" if gpus else "cpu", ranks=slurm.nodes * slurm.tasks_per_node)
+        gpus = wanted.nodes * wanted.gpus_per_node
+        bound = len(left) * wanted.time_min / 60
+        place = f"at most {bound * max(gpus, 1):.0f} {'GPU' if gpus else 'job'}-hours by the time limit of {wanted.time_min} min"
+        guess = estimate(left, store.root.parent, device="cuda" if gpus else "cpu", ranks=wanted.nodes * wanted.tasks_per_node)
         wall = guess.seconds
     if not guess.known:
         return f"unknown: no trial of this kind has run under {shlex.quote(str(store.root.parent))} yet; {place}"

@@ -19,17 +19,30 @@ from harness import grid_checks, search_space
 from harness.errors import GridError, Problem
 from harness.findings import Findings, load_toml, show
 from harness.grid_draft import DEFAULTS, Draft, NamedVariant, Tuned, read_compare, read_fixed, read_variants
-from harness.grid_sections import LATER, SECTIONS, Confirm, Halving, Job, Local, Search, Slurm, Study, check_study_name, read_section
+from harness.grid_sections import (
+    SECTIONS,
+    Confirm,
+    Halving,
+    Job,
+    Limits,
+    Local,
+    Retry,
+    Search,
+    Slurm,
+    Study,
+    check_study_name,
+    read_section,
+)
 from harness.spans import apply_override
 from jobs.config import PARAMETERS, Value, metric_mode, nearest
 
-__all__ = ["SECTIONS", "Confirm", "Grid", "Halving", "Job", "Local", "Search", "Slurm", "Tuned", "Variant", "apply_override", "parse_grid",
-           "read_grid"]
+__all__ = ["SECTIONS", "Confirm", "Grid", "Halving", "Job", "Limits", "Local", "Retry", "Search", "Slurm", "Tuned", "Variant",
+           "apply_override", "parse_grid", "read_grid"]
 
 LARGEST_FILE = 1_000_000
 METRICS = ("val_acc", "val_loss")
 """What may decide in the built-in job: numbers from the validation split."""
-_SECTION_NAMES = ("study", "fixed", "variant", "compare", "tune", "search", "confirm", "slurm", "local", "job")
+_SECTION_NAMES = ("study", "fixed", "variant", "compare", "tune", "search", "confirm", "slurm", "local", "retry", "limits", "job")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
 _TAKEN_COLUMNS = ("trial_id", "epoch", "epochs", "study", "variant", "seed", "wave", "status", "reason")
@@ -70,6 +83,8 @@ class Grid:
     confirm: Confirm | None
     slurm: Slurm
     local: Local
+    retry: Retry
+    limits: Limits
     job: Job | None
     """None is the built-in image classification of `jobs.train`."""
     text: str
@@ -90,7 +105,7 @@ class Grid:
         """Everything that decides results, as JSON values: two grids with equal identity are the same study.
 
         Defaults are written out, so it does not matter whether a value stands in [fixed], in every variant or nowhere. Not in it: comments,
-        [slurm], [local], and `reference`, which only analysis reads.
+        [slurm], [local], [retry], [limits], and `reference`, which only analysis reads.
         """
         defaults = {} if self.job else DEFAULTS
         own = {key for variant in self.variants for key in variant.settings}
@@ -148,6 +163,8 @@ def _build(text: str, document: dict[str, Any], findings: Findings) -> Grid:
     draft.settle()
     slurm = read_section(findings, ("slurm",), document.get("slurm", {}), Slurm)
     local = read_section(findings, ("local",), document.get("local", {}), Local)
+    retry = read_section(findings, ("retry",), document.get("retry", {}), Retry)
+    limits = read_section(findings, ("limits",), document.get("limits", {}), Limits)
 
     grid_checks.check_homes(draft)
     if not own_job:
@@ -158,20 +175,18 @@ def _build(text: str, document: dict[str, Any], findings: Findings) -> Grid:
     variants, compared = _expand(draft)
     _check_reference(draft, study, [v.name for v in variants])
     findings.close()
-    assert study is not None and slurm is not None and local is not None
+    assert study is not None and slurm is not None and local is not None and retry is not None and limits is not None
     tune = tuple(t for t, _ in draft.tuned) or None
     return Grid(name=study.name, metric=study.metric, mode=study.mode or metric_mode(study.metric), seeds=study.seeds, select=study.select,
                 test=study.test or ("confirmed" if tune else "each"), reference=study.reference or variants[0].name,
                 fixed=draft.fixed, variants=variants, compared=compared, tune=tune, search=search, confirm=confirm,
-                slurm=slurm, local=local, job=job, text=text)
+                slurm=slurm, local=local, retry=retry, limits=limits, job=job, text=text)
 
 
 def _check_sections(findings: Findings, document: dict[str, Any]) -> None:
     """Only known sections stand at the top."""
     for key in document:
-        if key in LATER:
-            findings.key((key,), f"[{key}] is not supported yet")
-        elif key not in _SECTION_NAMES:
+        if key not in _SECTION_NAMES:
             home = "" if key not in PARAMETERS else f"; `{key}` is a parameter and goes into [fixed], [[variant]], [compare] or [tune]"
             homes = [section for section, keys in SECTIONS.items() if key in keys and section in _SECTION_NAMES[:1] + _SECTION_NAMES[5:]]
             home = home or (f"; `{key}` is a key of [{'] and ['.join(homes)}]" if homes else "")

@@ -63,6 +63,34 @@ class Local:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Retry:
+    """[retry]: how often a trial that ended so is tried again without having got anywhere, to a new epoch or checkpoint, in between.
+
+    -1 is for ever. `exception` and `out_of_memory` count every attempt, whether it got anywhere or not.
+    """
+
+    preempted: int = _key("again after the cluster took its job away for another", -1, low=-1)
+    node_failure: int = _key("again after its node failed", -1, low=-1)
+    time_limit: int = _key("again after its job reached the time limit", 1, low=-1)
+    out_of_memory: int = _key("again after it ran out of memory, in smaller pieces of the same batch; all attempts count", 1, low=-1)
+    exception: int = _key("again after it raised an exception; all attempts count", 0, low=-1)
+    killed: int = _key("again after a signal ended it and nothing says why", 4, low=-1)
+    cancelled: int = _key("again after its job was cancelled by hand", 3, low=-1)
+    lost: int = _key("again after its worker was gone without a word", 4, low=-1)
+    launch_failure: int = _key("workers in a row that may die before they begin, and the launch still goes on", 2)
+    canary: int = _key("from so many trials of one kind on, one of them goes first and must finish an epoch before the others are "
+                       "submitted; 0: never", 8)
+    breaker: int = _key("trials that die of the same error before the launch stops; 0: never", 3)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """[limits]: what the whole study may use up."""
+
+    gpu_hours: int = _key("GPU hours of all its trials together, after which nothing more is begun; 0 sets no limit", 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """[job]: a training function of one's own in place of the built-in image classification; parameters are then free."""
 
@@ -119,12 +147,11 @@ SECTIONS: dict[str, dict[str, str]] = {
     "confirm": _docs(Confirm),
     "slurm": _docs(Slurm),
     "local": _docs(Local),
+    "retry": _docs(Retry),
+    "limits": _docs(Limits),
     "job": _docs(Job),
 }
 """Section -> key -> what it is for. In [[variant]], [compare], [tune] and [[search.try]] the job's parameters are keys too."""
-
-LATER = ("retry", "limits")
-"""Sections that are planned, and refused until they do something."""
 
 SITE_KEYS = frozenset({
     "partition", "account", "qos", "constraint", "reservation", "exclude", "nodelist", "gres", "gpu_type", "export", "mail_user",
@@ -135,7 +162,8 @@ SITE_KEYS = frozenset({
 
 _ALIASES = {"time": "time_min", "timeout_min": "time_min", "minutes": "time_min", "hours": "time_min", "gpus": "gpus_per_node",
             "gpus_per_task": "gpus_per_node", "mem": "mem_gb", "memory": "mem_gb", "cpus": "cpus_per_task", "ntasks": "tasks_per_node",
-            "max_running": "running", "seed": "seeds", "replicates": "seeds", "budget": "trials", "waves": "wave", "processes": "ranks"}
+            "max_running": "running", "seed": "seeds", "replicates": "seeds", "budget": "trials", "waves": "wave", "processes": "ranks",
+            "oom": "out_of_memory", "timeout": "time_limit"}
 
 _KIND = {int: "a whole number", str: "a string", tuple[int, ...]: "a list of whole numbers such as [0, 1, 2]",
          tuple[str, ...]: 'a list of strings such as ["val_loss", "val_acc"]'}

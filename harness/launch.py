@@ -1,6 +1,7 @@
 """Launches a study, or goes on with it: the same command does both.
 
     python -m harness.launch --local                                  # grids/digits.toml, on this machine
+    python -m harness.launch grids/digits.toml                        # on Slurm
     python -m harness.launch grids/caltech_transfer.toml --dry-run    # what would run, what it needs, what it costs
     python -m harness.launch grids/digits.toml --local --set epochs=2 --study-dir /tmp/try
 """
@@ -9,13 +10,12 @@ import argparse
 import errno
 import os
 import shlex
-import shutil
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from harness import command
+from harness import command, slurm
 from harness.errors import HarnessError, StudyError, UsageError
 
 DEFAULT_GRID = Path("grids/digits.toml")
@@ -28,6 +28,13 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("grid", nargs="?", type=Path, metavar="GRID", help=f"TOML file (default with --local: {DEFAULT_GRID})")
     options.add_argument("--local", action="store_true", help="run on this machine instead of Slurm")
     options.add_argument("--dry-run", action="store_true", help="show what would run, what is missing and what it costs; submit nothing")
+    options.add_argument("--profile", metavar="NAME", help="what this cluster calls things: slurm/profiles/NAME.toml or one of your own in "
+                         "~/.config/harness/profiles (default: the one that ~/.config/harness/config.toml names)")
+    options.add_argument("--preflight", action="store_true", help="ask the cluster, and a node of it, whether the study could run; submit "
+                         "no trial")
+    options.add_argument("--detach", action="store_true", help="submit the launcher itself as a small job, and return")
+    options.add_argument("--standby", action="store_true", help="inside a job: keep another launcher job waiting that takes over should "
+                         "this one end before the study does (--detach does so)")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                          help="change a key of the grid for this study: epochs=2, study.seeds=[0,1]")
     options.add_argument("--study-dir", type=Path, metavar="DIR", help="the study folder (default: runs/<name of the study>)")
@@ -56,24 +63,35 @@ def _main(options: argparse.Namespace) -> int:
             raise UsageError(f"{path} asks for a search ([{section}]), which this version checks but cannot run yet; "
                              "compare fixed values with [compare] or [[variant]] instead")
     root = options.study_dir or Path("runs") / grid.name
+    profile = _profile(options)
     if options.dry_run:
         from harness.dry_run import show
 
         return show(grid, root, grid_path=path, local=options.local, overrides=options.overrides, update_grid=options.update_grid)
-    if not options.local:
-        raise UsageError(no_slurm())
-    return launch(grid, root, options, grid_path=path)
+    if options.preflight:
+        from harness.preflight import preflight
+
+        return preflight(grid, root, profile, grid_path=path, overrides=options.overrides)
+    return launch(grid, root, options, profile, grid_path=path)
 
 
-def no_slurm() -> str:
-    """Why nothing can be submitted to Slurm."""
-    if shutil.which("sbatch") is None:
-        return "no Slurm here (sbatch is not on the PATH); add --local to run on this machine"
-    return "running on Slurm comes in a later version; add --local to run on this machine"
+def _profile(options: argparse.Namespace) -> Any:
+    """The site's profile; None for this machine, which has none."""
+    if options.local:
+        for name in ("profile", "preflight", "detach", "standby"):
+            if getattr(options, name):
+                raise UsageError(f"--{name} is for Slurm, and --local runs on this machine: leave one of them out")
+        return None
+    from harness.profile import read_profile
+
+    return read_profile(options.profile)
 
 
-def launch(grid: Any, root: Path, options: argparse.Namespace, *, grid_path: Path) -> int:
-    """Runs a study on this machine until it is over or interrupted; returns the exit status.
+def launch(grid: Any, root: Path, options: argparse.Namespace, profile: Any, *, grid_path: Path) -> int:
+    """Runs a study until it is over or interrupted; returns the exit status.
+
+    Args:
+        profile: the site's profile; None runs on this machine.
 
     Raises:
         StudyError, MissingData: nothing was submitted; the text says what to do.
@@ -93,11 +111,14 @@ def launch(grid: Any, root: Path, options: argparse.Namespace, *, grid_path: Pat
     display = LiveDisplay() if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else PlainDisplay()
     decisions = Options(grid_path=grid_path, overrides=tuple(options.overrides), update_grid=options.update_grid,
                         update_code=options.update_code, take_over=options.take_over, retry=options.retry)
-    run = Launch(store, grid, data=data_folder(), display=display, options=decisions)
-    interrupts = _Interrupts(run, display)
+    run = Launch(store, grid, _executor(store, grid, profile), data=data_folder(), display=display, options=decisions)
     try:
-        with interrupts:
-            now = run.run()
+        with _Interrupts(run, display):
+            if options.detach:
+                from harness.detach import detach
+
+                return detach(run, profile, options)
+            now = _with_standby(run, profile) if options.standby else run.run()
     except BrokenPipeError:  # an OSError that has nothing to do with the disk
         raise
     except OSError as error:
@@ -107,21 +128,50 @@ def launch(grid: Any, root: Path, options: argparse.Namespace, *, grid_path: Pat
     return _close(run, now, command_line)
 
 
+def _executor(store: Any, grid: Any, profile: Any) -> Any:
+    """Where workers run: on this machine without a profile, else on Slurm."""
+    if profile is None:
+        from harness.local import LocalExecutor
+
+        return LocalExecutor(store, grid.local)
+    from harness.slurm_executor import SlurmExecutor
+
+    return SlurmExecutor(store, grid.slurm, profile)
+
+
+def _with_standby(run: Any, profile: Any) -> Any:
+    """Runs a study while another launcher waits for our end; only a signal leaves the rest to that one."""
+    from harness.detach import Standby
+
+    run.standby = standby = Standby(run.store, profile)
+    try:
+        return run.run()
+    finally:
+        if not run.stopping:
+            standby.end()
+
+
 def _close(run: Any, now: Any, command_line: str) -> int:
     """The last lines: what came of it, and the next command."""
     root = _short(run.store.root)
     if run.stopping and not now.over:
-        print(f"\nstopped; {now.count('done', 'infeasible')} of {len(now.status)} trials have a result, the others keep their progress\n"
-              f"go on: {command_line}")
+        left = (f"{now.count('running')} run and {now.count('queued')} wait in Slurm without the launcher" if run.executor.leaves_workers
+                else "the others keep their progress")
+        print(f"\nstopped; {now.count('done', 'infeasible')} of {len(now.status)} trials have a result, {left}\ngo on: {command_line}")
+        if run.executor.leaves_workers:
+            print(f"look: python -m harness.status {shlex.quote(root)}\nend them: python -m harness.cancel {shlex.quote(root)}")
         return 130
-    bad = [trial for trial, status in now.status.items() if status in ("failed", "lost")]
+    bad = [trial for trial, status in now.status.items() if status in ("failed", "lost", "cancelled")]
     print(f"\nresults: {root}/trials.parquet  epochs.parquet  attempts.parquet\nfigures: python -m analysis.plots {shlex.quote(root)}")
     for trial in bad[:5]:
         attempts = run.store.scan([trial])[trial].attempts
-        reason = attempts[-1].error or "its process was killed each time, before it got anywhere"
-        print(f"{now.status[trial]}: {trial}  {reason}\n  log: {_short(run.store.attempt_log(trial, len(attempts) - 1))}")
+        last = attempts[-1] if attempts else None
+        reason = last.error or f"{last.cause or 'killed'} each time, before it got anywhere" if last else "before it began"
+        print(f"{now.status[trial]}: {trial}  {reason}")
+        if attempts:
+            print(f"  log: {_short(run.store.attempt_log(trial, len(attempts) - 1))}")
     if len(bad) > 5:
-        print(f"and {len(bad) - 5} more; attempts.parquet has the cause of each")
+        print(f"and {len(bad) - 5} more; python -m harness.why {shlex.quote(root)} groups them by what they have in common")
     if bad:
         print(f"try them again: {command_line} --retry")
     return 1 if bad else 0
@@ -140,7 +190,7 @@ class _Interrupts:
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, *((signal.SIGUSR1, signal.SIGUSR2) if slurm.this_job() else ())):
             self.before[number] = signal.signal(number, self._handle)
 
     def __exit__(self, *_: object) -> None:
@@ -164,6 +214,7 @@ def _disk_error(error: OSError, root: Path) -> HarnessError:
 def again(options: argparse.Namespace, grid: Path) -> str:
     """The command that goes on with this study."""
     words = ["python", "-m", "harness.launch", str(grid), *(["--local"] if options.local else [])]
+    words += ["--profile", options.profile] if options.profile else []
     for override in options.overrides:
         words += ["--set", override]
     words += ["--study-dir", str(options.study_dir)] if options.study_dir else []

@@ -19,6 +19,7 @@ from harness import processes, worker
 from harness.errors import StudyError
 from harness.grid import Local
 from harness.plan import Batch
+from harness.processes import without_ctrl_c
 from harness.store import Store
 
 FOREVER_MIN = 60 * 24 * 365
@@ -27,6 +28,12 @@ FOREVER_MIN = 60 * 24 * 365
 
 class LocalExecutor:
     """Starts workers on this machine and knows the ones it started."""
+
+    kind = "local"
+    leaves_workers = False
+    pause_s = 0.2
+    """How long to wait before the next look."""
+    trouble = ""
 
     def __init__(self, store: Store, local: Local):
         self.store, self.local = store, local
@@ -58,13 +65,15 @@ class LocalExecutor:
             fit = len(self.gpus) // self.gpus_per_worker
         return max(1, min(fit, self.local.running) if self.local.running else fit)
 
-    def resources(self, workers: int, living: dict[str, Batch]) -> dict[str, Any]:
-        """What each worker of a new batch gets: ranks, device, and GPUs that no living worker has."""
+    def divide(self, number: int, trials: list[tuple[str, int]], living: dict[str, Batch]) -> list[Batch]:
+        """The batch to submit now, if a slot is free: its workers take from all the trials, each on GPUs that no other worker has."""
+        workers = max(0, min(self.slots - len(living), len(trials)))
         busy = {gpu for name, batch in living.items() for gpu in batch.settings["gpus"][batch.place(name)]}
         free = [gpu for gpu in self.gpus if gpu not in busy]
         each = self.gpus_per_worker
-        return {"ranks": self.local.ranks, "device": "cuda" if each else "cpu",
-                "gpus": [free[place * each:(place + 1) * each] for place in range(workers)]}
+        settings = {"executor": self.kind, "ranks": self.local.ranks, "device": "cuda" if each else "cpu",
+                    "gpus": [free[place * each:(place + 1) * each] for place in range(workers)]}
+        return [Batch(number=number, workers=workers, trials=trials, settings=settings)] if workers else []
 
     def submit(self, batch: Batch) -> None:
         """Starts the workers of a batch. Each takes its own GPUs itself: submitit knows them by number only, and hides them all."""
@@ -73,7 +82,7 @@ class LocalExecutor:
         executor = submitit.LocalExecutor(folder=self.store.submitit_folder)
         executor.update_parameters(timeout_min=FOREVER_MIN, tasks_per_node=1)
         for place in range(batch.workers):
-            with _environment(self.local, self.store.code_folder(batch.settings["code"])), _without_ctrl_c(), _without_output():
+            with _environment(self.local, self.store.code_folder(batch.settings["code"])), without_ctrl_c(), _without_output():
                 job = executor.submit(worker.main, str(self.store.root), batch.number, place)
             job._cancel_at_deletion = False
             self._jobs[batch.worker(place)] = job
@@ -82,6 +91,8 @@ class LocalExecutor:
         """The workers that run, and those that this launcher started and that have not taken their place yet."""
         found = set()
         for batch in batches:
+            if batch.settings.get("executor", self.kind) != self.kind:
+                continue
             for place, claim in enumerate(batch.claims):
                 name = batch.worker(place)
                 if claim is None:
@@ -98,12 +109,19 @@ class LocalExecutor:
         path = job.paths.stderr
         return path.read_text(errors="replace")[-2000:].strip() if path.exists() else "(it printed nothing)"
 
-    @staticmethod
-    def stop(claim: dict[str, Any]) -> None:
-        """Asks the worker that wrote a claim to keep its progress and end."""
-        if not claim.get("closed") and processes.is_alive(claim):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(claim["pid"], signal.SIGTERM)
+    def withdraw(self, batches: list[Batch], *, running: bool) -> None:
+        """Asks every worker to keep its progress and end, where `running` does not spare those that work."""
+        for claim in (claim for batch in batches for claim in batch.claims if running and claim and not claim.get("closed")):
+            if processes.is_alive(claim):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(claim["pid"], signal.SIGTERM)
+
+    def end_of(self, worker: str) -> None:
+        """Nobody but the worker itself says how it ended."""
+
+    def news(self) -> str:
+        """There is nothing to say of this machine."""
+        return ""
 
 
 def available_cpus() -> int:
@@ -137,17 +155,6 @@ def _environment(local: Local, code: Path) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """A child started inside is deaf to Ctrl-C in the terminal it shares with us, for good: a blocked signal stays so through fork and
-    exec. The launcher stops it in its own way; a Ctrl-C that comes meanwhile reaches the launcher at the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

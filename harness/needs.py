@@ -149,7 +149,7 @@ def find_source(study: Store) -> Source | str:
 def _status(study: Store, trials: Sequence[PlannedTrial]) -> dict[str, str]:
     """trial -> status; what runs counts as pending."""
     names = [t.id for t in trials]
-    return plan(names, study.scan(names), living={}, slots=0).status
+    return plan(names, study.scan(names), living={}, retry={}).status
 
 
 def _values(study: Store, grid: Grid, trials: Iterable[PlannedTrial]) -> dict[str, dict[int, tuple[float, str]]]:

@@ -1,9 +1,11 @@
 """Whether a process that wrote its name down is still the one that runs: pid, start time, boot and host together."""
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +47,14 @@ def _started(pid: int) -> str:
         return ""
     asked = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return asked.stdout.strip()
+
+
+@contextlib.contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """A child started inside is deaf to Ctrl-C in the terminal it shares with us, for good: a blocked signal stays so through fork and
+    exec. The launcher stops it in its own way; a Ctrl-C that comes meanwhile reaches the launcher at the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

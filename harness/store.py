@@ -4,12 +4,16 @@
       grid.toml env.json          the frozen grid; packages and the study's nonce
       code/<digest>/              the source that workers import
       launcher/000001.json        who launches; the highest number holds the study, until its process is gone
+      launcher/000001.beat        a number it counts up, for those who cannot see its process
       waves/000.json              what was proposed, in order, and which results had been told when it was asked
       weights/<sha256>.pt         weights taken over from an earlier study
       submit/000.json             a batch, before it is submitted: trials with the attempt each may make
+      submit/000.job.json         Slurm's number for it, once it is submitted
       submit/000-1.json           the worker that took place 1 of batch 0, or a launcher's note that nobody may
+      cancel/000.json             trials that are not wanted any more
       trials/<trial_id>/          config.json a000.jsonl a000.log checkpoint-*.pt selected.pt result.json
-      submitit/                   submitit's own files; never the truth
+      trials/<trial_id>/a000.end.json   how an attempt ended whose worker could not say so itself
+      submitit/                   job scripts and what the workers print; never the truth
       trials.parquet epochs.parquet attempts.parquet
 """
 
@@ -30,6 +34,7 @@ class Store:
 
     def __init__(self, root: Path):
         self.root = root.absolute()
+        self._batches: dict[int, Batch] = {}
 
     # --- paths ---------------------------------------------------------------------------------------------------------------
 
@@ -47,6 +52,10 @@ class Store:
     def submitit_folder(self) -> Path:
         """Where submitit keeps its pickles and logs; nobody but us may write there."""
         return self.root / "submitit"
+
+    def worker_log(self, worker: str) -> Path:
+        """What the job of a worker on Slurm printed."""
+        return self.submitit_folder / f"{worker}.log"
 
     def code_folder(self, digest: str) -> Path:
         """A snapshot of the source."""
@@ -84,11 +93,11 @@ class Store:
         Raises:
             StudyError: the place cannot be written; nothing was changed.
         """
-        if os.pathsep in str(self.root):
-            raise StudyError(f"the path of the study folder, {self.root}, has a `{os.pathsep}`, which Python's search path is divided by; "
-                             "choose another place with --study-dir DIR")
+        if os.pathsep in str(self.root) or not str(self.root).isprintable():
+            odd = f"a `{os.pathsep}`, which Python's search path is divided by" if os.pathsep in str(self.root) else "control characters"
+            raise StudyError(f"the path of the study folder, {str(self.root)!r}, has {odd}; choose another place with --study-dir DIR")
         try:
-            for name in ("code", "launcher", "waves", "weights", "submit", "trials", "submitit"):
+            for name in ("code", "launcher", "waves", "weights", "submit", "cancel", "trials", "submitit"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
             self.submitit_folder.chmod(0o700)
         except OSError as error:
@@ -123,9 +132,14 @@ class Store:
     # --- waves ---------------------------------------------------------------------------------------------------------------
 
     def write_wave(self, wave: int, trials: list[PlannedTrial], *, told: list[str], anew: bool = False) -> None:
-        """Records what was proposed; the first wins, unless the grid was changed on purpose and the wave is written anew."""
-        content = files.to_json({"wave": wave, "told": told, "trials": [
-            {"id": t.id, "variant": t.variant, "seed": t.seed, "config": t.config} for t in trials]})
+        """Records what was proposed; the first wins, unless the grid was changed on purpose and the wave is written anew. What all
+        configs have in common is written once: a hundred thousand trials are then a file of some megabytes."""
+        first = trials[0].config if trials else {}
+        common = {name: value for name, value in first.items()
+                  if all(type(t.config.get(name)) is type(value) and t.config[name] == value for t in trials)}
+        content = files.to_json({"wave": wave, "told": told, "common": common, "trials": [
+            {"id": t.id, "variant": t.variant, "seed": t.seed,
+             "config": {name: value for name, value in t.config.items() if name not in common}} for t in trials]})
         path = self.root / "waves" / f"{wave:03d}.json"
         if anew:
             files.replace(path, content, step="wave")
@@ -137,7 +151,8 @@ class Store:
         found = []
         for path in sorted((self.root / "waves").glob("[0-9]*.json")):
             content = files.read_json(path)
-            found += [PlannedTrial(wave=content["wave"], **line) for line in content["trials"]]
+            common = content.get("common", {})
+            found += [PlannedTrial(wave=content["wave"], **{**line, "config": {**common, **line["config"]}}) for line in content["trials"]]
         return found
 
     # --- who launches --------------------------------------------------------------------------------------------------------
@@ -150,34 +165,91 @@ class Store:
         """Becomes launcher `number`; false when somebody else did so first."""
         return files.publish(self.root / "launcher" / f"{number:06d}.json", files.to_json(who), step="launcher")
 
+    def newest_launcher(self) -> int:
+        """The number of who launched last; 0 before anybody did."""
+        return max((int(path.stem) for path in (self.root / "launcher").glob("[0-9]*.json")), default=0)
+
+    def beat(self, number: int, count: str) -> None:
+        """Shows that launcher `number` still counts, or that it has ended."""
+        files.replace(self._beat_file(number), count.encode(), step="beat")
+
+    def last_beat(self, number: int) -> str:
+        """What launcher `number` has counted up to."""
+        try:
+            return self._beat_file(number).read_text()
+        except OSError:
+            return ""
+
+    def _beat_file(self, number: int) -> Path:
+        return self.root / "launcher" / f"{number:06d}.beat"
+
     # --- batches and workers -------------------------------------------------------------------------------------------------
 
     def write_batch(self, batch: Batch) -> bool:
         """Records the intent to submit a batch; false when its number is taken."""
-        content = {"workers": batch.workers, "trials": batch.trials, **batch.settings}
+        content = {"workers": batch.workers, "share": batch.share, "trials": batch.trials, **batch.settings}
         return files.publish(self._batch_file(batch.number), files.to_json(content), step="batch")
 
+    def submitted(self, batch: int, job_id: str) -> None:
+        """Records Slurm's number for a batch."""
+        files.publish(self.root / "submit" / f"{batch:03d}.job.json", files.to_json({"job_id": job_id}), step="job")
+
     def batches(self) -> list[Batch]:
-        """All batches ever intended, with the workers that took their places (None: nobody did yet)."""
-        numbers = sorted(int(path.stem) for path in (self.root / "submit").glob("[0-9]*.json") if path.stem.isdigit())
-        return [self.batch(number) for number in numbers]
+        """All batches ever intended, with the workers that took their places (None: nobody did yet). What was published does not
+        change, so nothing is read twice."""
+        names = {entry.name for entry in os.scandir(self.root / "submit")} if (self.root / "submit").is_dir() else set()
+        for number in sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()):
+            if (batch := self._batches.get(number)) is None:
+                batch = self._batches[number] = self._read_batch(number)
+                batch.claims = [None] * batch.workers
+            if batch.job_id is None and f"{number:03d}.job.json" in names:
+                batch.job_id = files.read_json(self.root / "submit" / f"{number:03d}.job.json")["job_id"]
+            if None in batch.claims:
+                for place, claim in enumerate(batch.claims):
+                    if claim is None and (path := self._claim_file(number, place)).name in names:
+                        batch.claims[place] = files.read_json(path)
+        return [self._batches[number] for number in sorted(self._batches)]
 
     def batch(self, number: int) -> Batch:
-        """One batch."""
+        """One batch, with the workers that took their places."""
+        batch = self._read_batch(number)
+        batch.claims = [self.claim(number, place) for place in range(batch.workers)]
+        return batch
+
+    def _read_batch(self, number: int) -> Batch:
+        """A batch as it was intended."""
         content = files.read_json(self._batch_file(number))
-        workers, trials = content.pop("workers"), content.pop("trials")
-        claims = [files.read_json(self._claim_file(number, place)) for place in range(workers)]
-        return Batch(number=number, workers=workers, trials=[(t, a) for t, a in trials], settings=content, claims=claims)
+        workers, share, trials = content.pop("workers"), content.pop("share", 0), content.pop("trials")
+        return Batch(number=number, workers=workers, share=share, trials=[(t, a) for t, a in trials], settings=content)
 
     def claim_place(self, batch: int, place: int, who: dict[str, Any]) -> bool:
         """Takes a worker's place in a batch; false when it is taken, or nobody may take it any more."""
         return files.publish(self._claim_file(batch, place), files.to_json(who), step="claim")
+
+    def claim(self, batch: int, place: int) -> dict[str, Any] | None:
+        """Who took a place; None when nobody has."""
+        return files.read_json(self._claim_file(batch, place))  # type: ignore[no-any-return]
 
     def _batch_file(self, number: int) -> Path:
         return self.root / "submit" / f"{number:03d}.json"
 
     def _claim_file(self, number: int, place: int) -> Path:
         return self.root / "submit" / f"{number:03d}-{place}.json"
+
+    # --- what is not wanted any more -----------------------------------------------------------------------------------------
+
+    def write_cancel(self, trials: dict[str, int]) -> None:
+        """Records that trials are not wanted any more: trial -> how many attempts it had then; -1: it is wanted again."""
+        number = sum(1 for _ in (self.root / "cancel").glob("[0-9]*.json"))
+        while not files.publish(self.root / "cancel" / f"{number:03d}.json", files.to_json({"trials": trials}), step="cancel"):
+            number += 1
+
+    def cancelled(self) -> dict[str, int]:
+        """trial -> how many attempts it had when it was last cancelled."""
+        found: dict[str, int] = {}
+        for path in sorted((self.root / "cancel").glob("[0-9]*.json")):
+            found |= files.read_json(path)["trials"]
+        return found
 
     # --- trials and attempts -------------------------------------------------------------------------------------------------
 
@@ -217,16 +289,31 @@ class Store:
             if entry.name.startswith("checkpoint-") or (entry.name.startswith(".") and entry.name.endswith(".tmp")):
                 Path(entry.path).unlink(missing_ok=True)
 
+    def write_end(self, trial_id: str, attempt: int, end: dict[str, Any]) -> None:
+        """Records how an attempt ended whose worker could not say so itself; the first word counts."""
+        files.publish(self._end_file(trial_id, attempt), files.to_json(end), step="end")
+
+    def _end_file(self, trial_id: str, attempt: int) -> Path:
+        return self.trial_folder(trial_id) / f"a{attempt:03d}.end.json"
+
     def attempts(self, trial_id: str) -> Iterator[list[dict[str, Any]]]:
         """The events of each attempt, oldest first."""
         number = 0
         while (path := self.attempt_file(trial_id, number)).exists():
-            yield files.read_log(path)
+            events = files.read_log(path)
+            own = next((e for e in events if e["event"] == "end"), None)
+            if (own is None or own["cause"] == "interrupted") and (end := files.read_json(self._end_file(trial_id, number))):
+                events = [*(e for e in events if e["event"] != "end"), {"event": "end", **(own or {}), **end}]
+            yield events
             number += 1
 
     def scan(self, trial_ids: list[str]) -> dict[str, TrialState]:
         """What the disk says of each trial."""
-        return {trial_id: self._state(trial_id) for trial_id in trial_ids}
+        try:
+            begun = {entry.name for entry in os.scandir(self.root / "trials")}  # one question for all those that have nothing yet
+        except FileNotFoundError:
+            begun = set()
+        return {trial_id: self._state(trial_id) if trial_id in begun else TrialState() for trial_id in trial_ids}
 
     def _state(self, trial_id: str) -> TrialState:
         folder = self.trial_folder(trial_id)
@@ -267,4 +354,4 @@ def _summary(events: list[dict[str, Any]]) -> Attempt:
     start = next((e for e in events if e["event"] == "start"), {})
     end = next((e for e in events if e["event"] == "end"), None)
     return Attempt(worker=start.get("worker", ""), cause=end["cause"] if end else None, error=end.get("error") if end else None,
-                   progress=sum(e["event"] in ("epoch", "checkpoint") for e in events))
+                   where=end.get("where") if end else None, progress=sum(e["event"] in ("epoch", "checkpoint") for e in events))

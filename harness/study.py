@@ -5,28 +5,70 @@ twice: a batch is written down before it is submitted, a worker takes its place 
 whoever creates the attempt's file, and a result is published once.
 """
 
-import socket
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness import needs, processes, snapshot, tables
+from harness import needs, snapshot, tables
+from harness.budget import Budget
 from harness.errors import MissingData, StudyError
 from harness.grid import Grid
-from harness.local import LocalExecutor
-from harness.plan import Batch, Plan, PlannedTrial, TrialState, plan
+from harness.lease import Lease
+from harness.plan import Batch, Plan, PlannedTrial, TrialState, canaries, plan, same_error
 from harness.store import Store
-from harness.trials import job_of, plan_trials, request_of
+from harness.trials import job_of, kind_of, plan_trials, request_of
 
-SHORTEST_LOOK_S = 0.2
-"""Pause between two looks at the disk; longer when a look takes long, so that looking stays below a tenth of the time."""
 COMPACT_EVERY_S = 30.0
-DEAD_STARTS = 3
-"""Workers in a row that may die before they take their place, or batches that begin no trial; then the launch ends with what the last
-one printed."""
 LAST_WORDS_S = 10.0
 """How long workers that have nothing left to do get to write their last lines."""
+
+
+class Executor(Protocol):
+    """Where workers run: `harness.local.LocalExecutor` or `harness.slurm_executor.SlurmExecutor`."""
+
+    kind: str
+    leaves_workers: bool
+    """Whether workers go on when the launcher ends."""
+    gone: list[str]
+    trouble: str
+    """Why the place does not answer just now; "" when it does."""
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the next look."""
+
+    def check(self) -> None:
+        """Raises StudyError when what the grid asks for cannot be had here."""
+
+    def divide(self, number: int, trials: list[tuple[str, int]], living: dict[str, Batch]) -> list[Batch]:
+        """The batches to submit now, numbered from `number` on, with what their workers must know of the place they run at."""
+
+    def submit(self, batch: Batch) -> None:
+        """Starts the workers of a batch that was written down."""
+
+    def alive(self, batches: list[Batch]) -> set[str]:
+        """The workers that are alive, or may yet come."""
+
+    def end_of(self, worker: str) -> dict[str, Any] | None:
+        """How a worker ended, where somebody else can tell."""
+
+    def last_words(self, name: str) -> str | None:
+        """The end of what a worker printed; None when it never began."""
+
+    def withdraw(self, batches: list[Batch], *, running: bool) -> None:
+        """Takes back what waits and, where `running`, asks what runs to keep its progress and end."""
+
+    def news(self) -> str:
+        """What there is to say of the place itself."""
+
+
+class Standby(Protocol):
+    """See `harness.detach.Standby`."""
+
+    def keep(self, queue: Any, code: str) -> None:
+        """Makes sure that it waits."""
 
 
 class Display(Protocol):
@@ -54,80 +96,125 @@ class Options:
 class Launch:
     """One launcher on one study."""
 
-    def __init__(self, store: Store, grid: Grid, *, data: Path, display: Display, options: Options):
-        self.store, self.grid, self.data, self.display, self.options = store, grid, data.absolute(), display, options
-        self.executor = LocalExecutor(store, grid.local)
+    def __init__(self, store: Store, grid: Grid, executor: Executor, *, data: Path, display: Display, options: Options):
+        self.store, self.grid, self.executor = store, grid, executor
+        self.data, self.display, self.options = data.absolute(), display, options
         self.stopping = False
         self.started = time.monotonic()
+        self.lease = Lease(store)
+        self._retry = dataclasses.asdict(grid.retry)
         self._finished: dict[str, TrialState] = {}
+        self._looked = False
+        self._silent: set[str] = set()
+        """Trials that have got their result under our eyes; their workers may not have written the last line yet."""
         self._dead_starts, self._idle_batches = 0, 0
         self._last_batch: Batch | None = None
-        self._code = ""
+        self.code = ""
+        """Digest of the code snapshot that workers import."""
+        self.standby: Standby | None = None
+        """The launcher job that takes over when this one ends."""
         self._weights_files: dict[str, str] = {}
 
     def run(self) -> Plan:
-        """Goes on with the study until nothing is left, or until `stopping` and all workers have kept their progress.
+        """Goes on with the study until nothing is left, or until `stopping` and all workers that end with the launcher have kept their
+        progress.
 
         Raises:
-            StudyError: another launcher holds the study; the grid differs from the frozen one; workers die before they begin.
+            StudyError: another launcher holds the study; the grid differs from the frozen one; workers die before they begin; trials
+                die of the same error; the budget is used up.
             MissingData: something must be staged first; nothing was submitted.
             OSError: the disk is full; nothing finished is lost.
         """
-        self._prepare()
+        try:
+            return self._run()
+        finally:
+            self.lease.release()
+
+    def _run(self) -> Plan:
+        self.prepare()
         trials = self.store.trials()
+        kinds = {t.id: kind_of(t) for t in trials}
+        budget = Budget(self.store, self.grid, trials, kinds)
         at_start = self._scan(trials)
         forgiven = {trial: len(state.attempts) for trial, state in at_start.items()} if self.options.retry else {}
-        full = None
+        if forgiven and (unwanted := self.store.cancelled()):
+            self.store.write_cancel(dict.fromkeys(unwanted, -1))
+        why = ""
         compacted_at, compacted = time.monotonic(), -1
         while True:
             looked = time.monotonic()
-            living = self._living()
+            self.lease.keep()
+            living = self._living(self._unsettled())
             states = self._scan(trials)
-            now = plan([t.id for t in trials], states, living=living, slots=self.executor.slots, forgiven=forgiven)
+            self._tell_ends(states, living)
+            now = plan([t.id for t in trials], states, living=living, retry=self._retry, forgiven=forgiven,
+                       cancelled=self.store.cancelled())
             look_s = time.monotonic() - looked
-            if full is None and (full := _disk_full(states, at_start)):
-                self.stopping = True
+            if not why and (why := self._reason_to_stop(now, states, at_start, budget)):
+                self._stop_everything(running=not self.executor.leaves_workers or budget.overdrawn)
             self.display.update(self, now)
+            if self.standby and not now.over:
+                self.standby.keep(getattr(self.executor, "queue", None), self.code)
             done = len(trials) - now.count("running", "queued", "pending")
-            if now.over or (self.stopping and not living):
+            if now.over or ((self.stopping or why) and (self.executor.leaves_workers or not living)):
                 break
-            if self.stopping:
-                self._stop_workers()
-            elif now.workers:
-                self._submit(now, living)
+            if self.stopping or why:
+                self._stop_everything(running=True)
+            elif now.submit:
+                self._submit(now, living, states, kinds, budget)
+                why = budget.used_up if budget.used_up and not living else ""
             if done != compacted and time.monotonic() - compacted_at > COMPACT_EVERY_S:
                 self.compact(now, living)
                 compacted_at, compacted = time.monotonic(), done
-            self._pause(max(SHORTEST_LOOK_S, 10 * look_s))
+            self._pause(max(self.executor.pause_s, 10 * look_s))
         self.compact(now, self._wait_for_last_words())
-        if full and not now.over:
-            raise StudyError(f"no space left: {full}; nothing that was finished is lost: free some space and give the same command again")
+        if why and not now.over:
+            raise StudyError(why)
         return now
+
+    def _reason_to_stop(self, now: Plan, states: dict[str, TrialState], at_start: dict[str, TrialState], budget: Budget) -> str:
+        """Why nothing more is to be submitted, though trials are left; "" when there is no reason."""
+        if full := _disk_full(states, at_start):
+            return f"no space left: {full}; nothing that was finished is lost: free some space and give the same command again"
+        if budget.overdrawn:
+            return budget.used_up
+        failed = [trial for trial, status in now.status.items()
+                  if status == "failed" and len(states[trial].attempts) > len(at_start[trial].attempts)]
+        if not now.over and (same := same_error(states, failed, at_least=self._retry["breaker"])):
+            last = states[same[0]].attempts[-1]
+            log = self.store.attempt_log(same[0], len(states[same[0]].attempts) - 1)
+            return (f"{len(same)} trials died of the same error, so no more are submitted: {last.error}\n  at {last.where}\n  log: {log}\n"
+                    "mend it, then give the same command with --retry (and --update-code after a change of the code)")
+        return ""
 
     def _pause(self, seconds: float) -> None:
         """Sleeps, but not on once the study is to be stopped."""
         until, stopping = time.monotonic() + seconds, self.stopping
         while (left := until - time.monotonic()) > 0 and self.stopping == stopping:
-            time.sleep(min(left, SHORTEST_LOOK_S))
+            time.sleep(min(left, 0.2))
 
     def compact(self, now: Plan, living: dict[str, Batch]) -> None:
         """Writes the tables as things stand."""
-        ended = {trial: status for trial, status in now.status.items() if status in ("failed", "lost")}
+        ended = {trial: status for trial, status in now.status.items() if status in ("failed", "lost", "cancelled")}
         tables.compact(self.store, self.grid, living=frozenset(living), states=ended)
 
     def _wait_for_last_words(self) -> dict[str, Batch]:
-        """Lets workers that have published their last result say so in their attempt files too; returns those that still live."""
+        """Lets workers that have published a result say so in their attempt files too; returns those that still live."""
         until = time.monotonic() + LAST_WORDS_S
         while True:
-            living = self._living()
-            living = {name: batch for name, batch in living.items() if batch.claims[batch.place(name)]}
-            if not living or time.monotonic() > until:
-                return living
-            time.sleep(0.02)
+            living = self._living(self.store.batches())
+            for trial in list(self._silent):
+                last = list(self.store.attempts(trial))[-1:]
+                start = next((event for events in last for event in events if event["event"] == "start"), {})
+                if any(event["event"] == "end" for events in last for event in events) or start.get("worker") not in living:
+                    self._silent.discard(trial)
+            if not self._silent or time.monotonic() > until:
+                return {name: batch for name, batch in living.items() if batch.claims[batch.place(name)]}
+            time.sleep(0.05)
 
     # --- before the first look ---------------------------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
         """Takes hold of the study and freezes everything that is decided before the first trial; every step may be repeated."""
         store, grid = self.store, self.grid
         trials = plan_trials(grid, needs.source_digests(grid, store))
@@ -138,7 +225,8 @@ class Launch:
         self.executor.check()
         needs.build_caches(configs, self.data, note=self.display.note)
         store.create_folders()
-        self._hold()
+        self.lease.take(grid.name, take_over=options.take_over, jobs_outlive_hosts=self.executor.leaves_workers, note=self.display.note)
+        self.executor.gone = self.lease.gone
         if store.frozen_grid() is None or self.options.update_grid:
             store.freeze_grid(grid.text)
         self._choose_code()
@@ -156,32 +244,13 @@ class Launch:
         source = snapshot.Source.of_this_process(self.grid.job.run if self.grid.job else None)
         self.store.write_environment(snapshot.environment(source))
         batches = self.store.batches()
-        self._code = batches[-1].settings["code"] if batches else self.store.environment()["code"]
-        if self._code != source.digest and self.store.code_folder(self._code).exists() and not self.options.update_code:
+        self.code = batches[-1].settings["code"] if batches else self.store.environment()["code"]
+        if self.code != source.digest and self.store.code_folder(self.code).exists() and not self.options.update_code:
             self.display.note(f"the code has changed since this study began; its workers go on with the study's own copy, "
-                              f"{self.store.code_folder(self._code)} (--update-code takes today's for what has not run yet)")
+                              f"{self.store.code_folder(self.code)} (--update-code takes today's for what has not run yet)")
             return
-        self._code = source.digest
+        self.code = source.digest
         source.copy_into(self.store)
-
-    def _hold(self) -> None:
-        """Becomes the study's launcher, if no other is alive."""
-        launchers = self.store.launchers()
-        gone: list[str] = launchers[-1]["gone"] if launchers else []
-        if launchers and (alive := processes.is_alive(launchers[-1], gone)) is not False:
-            holder = launchers[-1]
-            if alive or not self.options.take_over:
-                since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
-                end = ("end it there with Ctrl-C first" if alive else
-                       f"it cannot be seen from {socket.gethostname()}: end it there first, or, if that host is gone, add --take-over")
-                raise StudyError(f"study {self.grid.name} is being launched by process {holder['pid']} on {holder['host']} "
-                                 f"since {since}; {end}")
-            gone = [*gone, holder["host"]]
-        gone = [host for host in gone if host != socket.gethostname()]  # it is back, and its workers count for others again
-        me = {**processes.this_process(), "since": time.time(), "gone": gone}
-        self.executor.gone = gone
-        if not self.store.take_over(len(launchers) + 1, me):
-            raise StudyError(f"another launcher took hold of study {self.grid.name} at the same moment; let it go on")
 
     def _take_over_weights(self) -> None:
         """Copies the weights that come from earlier studies into this one."""
@@ -208,13 +277,15 @@ class Launch:
         finished = {trial: state for trial, state in fresh.items() if state.result}
         for trial in finished:
             self.store.tidy(trial)
+        if self._looked:
+            self._silent |= finished.keys()
+        self._looked = True
         self._finished |= finished
         return {**self._finished, **fresh}
 
-    def _living(self) -> dict[str, Batch]:
-        """The workers that are alive, or were started and have not taken their place yet. A place that nobody can take any more is
-        closed, so that a worker which comes late ends at once."""
-        batches = self.store.batches()
+    def _living(self, batches: list[Batch]) -> dict[str, Batch]:
+        """The workers of some batches that are alive, or were started and have not taken their place yet. A place that nobody can take
+        any more is closed, so that a worker which comes late ends at once."""
         alive, living = self.executor.alive(batches), dict[str, Batch]()
         for batch in batches:
             for place, claim in enumerate(batch.claims):
@@ -226,48 +297,73 @@ class Launch:
                     self._close(batch, place)
         return living
 
+    def _unsettled(self) -> list[Batch]:
+        """The batches that have to do with what is left."""
+        return [batch for batch in self.store.batches() if any(trial not in self._finished for trial, _ in batch.trials)]
+
     def _close(self, batch: Batch, place: int) -> None:
         """Closes the place of a worker that never came."""
         if not self.store.claim_place(batch.number, place, {"closed": True}):
             return
         if (said := self.executor.last_words(batch.worker(place))) is not None:
             self._dead_starts += 1
-            if self._dead_starts >= DEAD_STARTS:
-                raise StudyError(f"{DEAD_STARTS} workers ended before they could begin; the last one said:\n{said}")
+            if self._dead_starts > self._retry["launch_failure"]:
+                raise StudyError(f"{self._dead_starts} workers ended before they could begin; the last one said:\n{said}")
 
-    def _submit(self, now: Plan, living: dict[str, Batch]) -> None:
-        """Writes a batch down and starts its workers.
+    def _tell_ends(self, states: dict[str, TrialState], living: dict[str, Batch]) -> None:
+        """Writes down how attempts ended whose workers could not say so, where Slurm can."""
+        for trial, state in states.items():
+            if state.result or not state.attempts:
+                continue
+            last = state.attempts[-1]
+            if last.cause not in (None, "interrupted") or last.worker in living:
+                continue
+            end = self.executor.end_of(last.worker)
+            if end and (last.cause is None or end["cause"] not in ("killed", "lost")):
+                self.store.write_end(trial, len(state.attempts) - 1, end)
+                states[trial] = self.store.scan([trial])[trial]
+
+    def _submit(self, now: Plan, living: dict[str, Batch], states: dict[str, TrialState], kinds: dict[str, Any], budget: Budget) -> None:
+        """Writes batches down and starts their workers.
 
         Raises:
-            StudyError: batch after batch ended without beginning its first trial.
+            StudyError: batch after batch ended without beginning its first trial; Slurm will never take a batch.
         """
-        if self._last_batch and self._last_batch.trials[0] == now.submit[0]:
-            self._idle_batches += 1
-            if self._idle_batches >= DEAD_STARTS:
-                raise StudyError(f"{DEAD_STARTS} batches of workers ended before they began a trial; a worker of the last one said:\n"
-                                 f"{self.executor.last_words(self._last_batch.worker(0))}")
-        else:
-            self._idle_batches = 0
+        if self.executor.leaves_workers:  # where trials wait in a queue, one of a kind goes first
+            now = canaries(now, states, kinds.__getitem__, above=self._retry["canary"])
+        submit = budget.pays_for(now)
+        mine = {name: batch for name, batch in living.items() if batch.settings.get("executor", "local") == self.executor.kind}
         number = max((b.number for b in self.store.batches()), default=-1) + 1
-        weights = {trial: self._weights_files[trial] for trial, _ in now.submit if trial in self._weights_files}
-        settings: dict[str, Any] = {
-            "run": job_of(self.grid), "request": request_of(self.grid), "data": str(self.data), "weights_files": weights,
-            "code": self._code, "origin": {**snapshot.origin_of(self.store, self._code), "code": self._code},
-            **self.executor.resources(now.workers, living)}
-        batch = Batch(number=number, workers=now.workers, trials=now.submit, settings=settings)
-        if not self.store.write_batch(batch):
-            return
-        self._last_batch = batch
-        self.executor.submit(batch)
+        for batch in self.executor.divide(number, submit, mine) if submit else []:
+            self._count_idle(batch)
+            names = [trial for trial, _ in batch.trials]
+            batch.settings |= {
+                "run": job_of(self.grid), "request": request_of(self.grid), "data": str(self.data), "code": self.code,
+                "weights_files": {trial: self._weights_files[trial] for trial in names if trial in self._weights_files},
+                "accumulate": {trial: now.accumulate[trial] for trial in names if trial in now.accumulate},
+                "origin": {**snapshot.origin_of(self.store, self.code), "code": self.code}}
+            if not self.store.write_batch(batch):
+                return
+            self._last_batch = batch
+            self.executor.submit(batch)
 
-    def _stop_workers(self) -> None:
-        """Asks every worker that took its place to keep its progress and end, and lets no other begin."""
-        for batch in self.store.batches():
+    def _count_idle(self, batch: Batch) -> None:
+        """Raises StudyError when batches ended again and again without beginning their first trial."""
+        said = self.executor.last_words(self._last_batch.worker(0)) if self._last_batch else None
+        same = self._last_batch is not None and self._last_batch.trials[0] == batch.trials[0]
+        self._idle_batches = self._idle_batches + 1 if same and said is not None else 0
+        if self._idle_batches > self._retry["launch_failure"]:
+            raise StudyError(f"{self._idle_batches} batches of workers ended before they began a trial; a worker of the last one said:\n"
+                             f"{said}")
+
+    def _stop_everything(self, *, running: bool) -> None:
+        """Lets no worker begin that has not, and asks those that have to keep their progress and end, where `running`."""
+        batches = self._unsettled()
+        for batch in batches:
             for place, claim in enumerate(batch.claims):
                 if claim is None:
                     self.store.claim_place(batch.number, place, {"closed": True})
-                else:
-                    self.executor.stop(claim)
+        self.executor.withdraw(batches, running=running)
 
 
 def _disk_full(states: dict[str, TrialState], at_start: dict[str, TrialState]) -> str | None:

@@ -36,6 +36,12 @@ def plan_trials(grid: Grid, digests: dict[tuple[str, int], str] | None = None) -
     return trials
 
 
+def kind_of(trial: PlannedTrial) -> tuple[Any, ...]:
+    """What a trial has in common with those that would fail as it does and take as long: all parameters that are no real numbers. Learning
+    rate, dropout and the like change the result and not the program."""
+    return tuple((name, value) for name, value in sorted(trial.config.items()) if not isinstance(value, float))
+
+
 def job_of(grid: Grid) -> str:
     """The function that trains, as "module:function"."""
     return grid.job.run if grid.job else BUILT_IN_JOB

@@ -49,6 +49,9 @@ class Context:
     """Processes that train this trial together; when more than one, torch.distributed is already initialised."""
     device: str = "cpu"
     """"cpu" or "cuda:N"."""
+    accumulate: int = 1
+    """Pieces that each rank's share of a batch is trained in, one after the other, their gradients added: the same global batch in less
+    memory. May differ between two attempts at a trial."""
     checkpoint_s: float = 1.0
     """Seconds between two checkpoints; they come less often when writing them would take more than 5 % of the time."""
 

@@ -6,7 +6,7 @@
 
 A killed run that is started again in the same folder ends with the same numbers, to the last bit on the same hardware: the order
 of the data is a function of (seed, epoch), augmentation of (seed, epoch, sample), dropout of (seed, epoch, step, rank), and
-checkpoints hold everything else.
+checkpoints hold everything else. Where `Context.accumulate` differs between the two, the numbers differ as `Training._step` says.
 
 Shapes: B images of one rank's share of a batch, C channels, H height, W width.
 """
@@ -40,7 +40,8 @@ from jobs.contract import Context, Interrupted, Outcome
 from jobs.ranks import Agreement, add_up, gather
 
 EVAL_SLICE = 512
-"""Images evaluated at once at most; a fixed number, so that sums are added in the same order whatever the batch size."""
+"""Images evaluated at once at most, divided by `Context.accumulate`; a fixed number, so that sums are added in the same order whatever
+the batch size."""
 SAVE_SHARE = 20
 """The next checkpoint waits at least this many times as long as writing the last one took: 5 % of the time at most."""
 
@@ -202,16 +203,29 @@ class Training:
         return None
 
     def _step(self, samples: np.ndarray, *, epoch: int) -> None:
-        """One optimizer step on this rank's share of the batch; the gradient is that of the mean over the global batch."""
+        """One optimizer step on this rank's share of the batch; the gradient is that of the mean over the global batch.
+
+        The share is trained in `context.accumulate` nearly equal pieces, or fewer: a piece has at least two images, as batch norm needs
+        them. The sum of the pieces' gradients is the gradient of the whole up to rounding, except that batch norm normalises each piece
+        by its own statistics (over all ranks) and moves the running ones once for each, and that dropout draws other masks.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        *first, last = np.array_split(samples, max(1, min(self.context.accumulate, len(samples) // 2)))
+        for piece in first:
+            with self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else contextlib.nullcontext():
+                self._add_gradient(piece, epoch=epoch)
+        self._add_gradient(last, epoch=epoch)  # here the ranks exchange what they have added up
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _add_gradient(self, samples: np.ndarray, *, epoch: int) -> None:
+        """Adds these samples' part of the global batch's gradient to the parameters', and their loss and correct answers to the sums."""
         x_BCHW, y_B = self.batcher.train(samples, seed=self.trial.seed, epoch=epoch)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             logits = self.parallel(x_BCHW)
         loss_sum = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), y_B, reduction="sum")
-        self.optimizer.zero_grad(set_to_none=True)
         # DistributedDataParallel divides by the number of ranks; the batch is the global one.
         self.scaler.scale(loss_sum * (self.context.ranks / self.config.batch_size)).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
         with torch.no_grad():
             self.progress.sums += _sums(loss_sum, logits, y_B)
 
@@ -242,8 +256,9 @@ class Training:
         self.model.eval()
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         mine = samples[self.context.rank::self.context.ranks]
-        for start in range(0, len(mine), EVAL_SLICE):
-            x_BCHW, y_B = self.batcher.plain(mine[start:start + EVAL_SLICE])
+        at_once = max(1, EVAL_SLICE // self.context.accumulate)  # where a share of a batch does not fit, these might not either
+        for start in range(0, len(mine), at_once):
+            x_BCHW, y_B = self.batcher.plain(mine[start:start + at_once])
             with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
                 logits = self.model(x_BCHW)
             loss = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), y_B, reduction="sum")

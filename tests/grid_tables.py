@@ -16,7 +16,8 @@ from jobs import registry
 from jobs.config import PARAMETERS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "grid.md"
-SECTIONS = {"study": grid_sections.Study, "local": grid_sections.Local, "slurm": grid_sections.Slurm, "job": grid_sections.Job,
+SECTIONS = {"study": grid_sections.Study, "local": grid_sections.Local, "slurm": grid_sections.Slurm,
+            "retry": grid_sections.Retry, "limits": grid_sections.Limits, "job": grid_sections.Job,
             "search": grid_sections.Search, "search.halving": grid_sections.Halving, "confirm": grid_sections.Confirm}
 MANY = 8
 """A parameter with more choices than this has them below the table."""

@@ -17,7 +17,7 @@ _fork = multiprocessing.get_context("fork")
 jobs.train.warm_up([Config().as_dict()])
 
 
-def train(trial: Trial, folder: Path, data: Path, *, ranks: int = 1, kill: tuple[int, int] | None = None,
+def train(trial: Trial, folder: Path, data: Path, *, ranks: int = 1, accumulate: int = 1, kill: tuple[int, int] | None = None,
           every_step: bool = True) -> dict[str, Any] | None:
     """The outcome of a trial, or None when its processes were killed.
 
@@ -30,8 +30,8 @@ def train(trial: Trial, folder: Path, data: Path, *, ranks: int = 1, kill: tuple
     out.unlink(missing_ok=True)
     meeting = folder / f"meeting-{os.getpid()}-{len(list(folder.iterdir()))}"
     processes = [_fork.Process(target=_rank, args=(trial, folder, data, out), kwargs={
-        "rank": rank, "ranks": ranks, "address": f"file://{meeting}", "kill_at": kill[1] if kill and kill[0] == rank else 0,
-        "every_step": every_step}) for rank in range(ranks)]
+        "rank": rank, "ranks": ranks, "accumulate": accumulate, "address": f"file://{meeting}",
+        "kill_at": kill[1] if kill and kill[0] == rank else 0, "every_step": every_step}) for rank in range(ranks)]
     for process in processes:
         process.start()
     for process in processes if kill is None else [processes[kill[0]]]:
@@ -42,8 +42,8 @@ def train(trial: Trial, folder: Path, data: Path, *, ranks: int = 1, kill: tuple
     return json.loads(out.read_text()) if out.exists() else None
 
 
-def _rank(trial: Trial, folder: Path, data: Path, out: Path, *, rank: int, ranks: int, address: str, kill_at: int,
-          every_step: bool) -> None:
+def _rank(trial: Trial, folder: Path, data: Path, out: Path, *, rank: int, ranks: int, accumulate: int, address: str,
+          kill_at: int, every_step: bool) -> None:
     asked = 0
     if every_step:
         jobs.train.SAVE_SHARE = 0
@@ -56,7 +56,8 @@ def _rank(trial: Trial, folder: Path, data: Path, out: Path, *, rank: int, ranks
         return False
 
     with joined(rank, ranks, address=address, device="cpu"):
-        context = Context(folder=folder, data=data, stop=stop, rank=rank, ranks=ranks, checkpoint_s=0 if every_step else 5)
+        context = Context(folder=folder, data=data, stop=stop, rank=rank, ranks=ranks, accumulate=accumulate,
+                          checkpoint_s=0 if every_step else 5)
         outcome = jobs.train.run(trial, context)
     if rank == 0:
         out.write_text(json.dumps(dataclasses.asdict(outcome)))

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from harness.errors import GridError, HarnessError, MissingData, StudyError, UsageError
-from harness.grid import SECTIONS, Confirm, Halving, Job, Local, Search, Slurm, Tuned, Variant, parse_grid, read_grid
+from harness.grid import SECTIONS, Confirm, Halving, Job, Limits, Local, Retry, Search, Slurm, Tuned, Variant, parse_grid, read_grid
+from harness.trials import changes, plan_trials
 from jobs.config import PARAMETERS
 
 STUDY = '[study]\nname = "s"\n'
@@ -23,8 +24,17 @@ def test_the_smallest_grid_has_one_variant_and_all_defaults():
     assert grid.slurm == Slurm(nodes=1, gpus_per_node=0, tasks_per_node=1, cpus_per_task=1, mem_gb=0, time_min=60, running=0,
                                trials_per_job=1)
     assert grid.local == Local(ranks=1, cpus_per_trial=1, gpus_per_trial=-1, running=0)
+    assert grid.retry == Retry(preempted=-1, node_failure=-1, time_limit=1, out_of_memory=1, exception=0, killed=4, cancelled=3, lost=4,
+                               launch_failure=2, canary=8, breaker=3)
+    assert grid.limits == Limits(gpu_hours=0)
     assert grid.trial_count() == 1
     assert grid.text == STUDY
+
+
+def test_what_is_tried_again_and_what_may_be_used_up():
+    grid = parse_grid(STUDY + "[retry]\npreempted = 10\ntime_limit = -1\ncanary = 0\n[limits]\ngpu_hours = 500\n")
+    assert grid.retry == Retry(preempted=10, time_limit=-1, canary=0)
+    assert (grid.retry.node_failure, grid.limits) == (-1, Limits(gpu_hours=500))
 
 
 def test_variants_are_the_named_settings_times_the_product_in_order():
@@ -137,7 +147,7 @@ def test_the_identity_is_what_decides_results():
     base = parse_grid(STUDY + "[fixed]\nepochs = 2\n[compare]\ndepth = [1, 2]\n").identity()
     json.dumps(base, allow_nan=False)
     same = ["# other\n" + STUDY + "seeds = [0]\n[compare]\ndepth=[1,2]\n[fixed]\nlr = 0.05\nepochs = 2 # two\n"
-            "[slurm]\nnodes = 2\n[local]\nrunning = 1\n",
+            "[slurm]\nnodes = 2\n[local]\nrunning = 1\n[retry]\nexception = 2\n[limits]\ngpu_hours = 1\n",
             STUDY + 'reference = "depth=2"\nmetric = "val_acc"\nmode = "max"\n[fixed]\nepochs = 2\n[compare]\ndepth = [1, 2]\n']
     other = [STUDY + "[fixed]\nepochs = 3\n[compare]\ndepth = [1, 2]\n",
              STUDY + "[fixed]\nepochs = 2\n[compare]\ndepth = [1, 2, 3]\n",
@@ -149,6 +159,13 @@ def test_the_identity_is_what_decides_results():
     assert json.loads(json.dumps(parse_grid(SEARCHED).identity())) == parse_grid(SEARCHED).identity()
 
 
+def test_how_a_study_is_run_changes_neither_its_trials_nor_the_study():
+    plain = STUDY + "[fixed]\nepochs = 2\n"
+    other = parse_grid(plain + "[slurm]\nnodes = 2\n[local]\nrunning = 1\n[retry]\nlost = -1\n[limits]\ngpu_hours = 9\n")
+    assert [t.id for t in plan_trials(other, {})] == [t.id for t in plan_trials(parse_grid(plain), {})]
+    assert changes(plain, other) is None
+
+
 def test_line_ends_and_byte_order_mark_make_no_difference():
     plain = parse_grid(SEARCHED)
     assert parse_grid("\ufeff" + SEARCHED.replace("\n", "\r\n")).identity() == plain.identity()
@@ -156,7 +173,7 @@ def test_line_ends_and_byte_order_mark_make_no_difference():
 
 def test_every_key_has_a_line_of_help():
     assert set(SECTIONS) == {"study", "fixed", "variant", "compare", "tune", "search", "search.halving", "search.try", "confirm",
-                             "slurm", "local", "job"}
+                             "slurm", "local", "retry", "limits", "job"}
     assert all(doc for keys in SECTIONS.values() for doc in keys.values())
     assert set(SECTIONS["fixed"]) == set(PARAMETERS)
 

@@ -1,0 +1,137 @@
+"""The processes of one attempt over several nodes: a Slurm job step of one task for each rank, started with srun by the worker.
+
+The worker runs on the first node of its job, where rank 0 runs too. Ranks meet at a port of that node and tell the worker how it goes
+through srun's own output: one line of JSON a message.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness import slurm
+from harness.plan import PlannedTrial
+from harness.store import Store
+
+LISTEN_S = 0.2
+"""How long one look at srun's output may last."""
+END_S = 60.0
+"""How long srun may take to end what is left once a rank has failed; --kill-on-bad-exit does it within seconds."""
+
+
+class TrialStep:
+    """The running ranks of one attempt; the same doors as `harness.trial_process.TrialProcesses`."""
+
+    def __init__(self, store: Store, trial: PlannedTrial, *, attempt: int, batch: int, settings: dict[str, Any]):
+        self._folder = store.trial_folder(trial.id)
+        address = f"tcp://{_this_node()}:{_free_port()}"
+        ranks, nodes = settings["ranks"], settings["nodes"]
+        # srun of Slurm 22.05 and later does not inherit the job's cpus-per-task. What it prints is line by line, so that the lines of
+        # several ranks do not mix.
+        command = ["srun", "--kill-on-bad-exit=1", f"--nodes={nodes}", f"--ntasks={ranks}", f"--ntasks-per-node={ranks // nodes}",
+                   f"--cpus-per-task={settings['cpus_per_task']}", "--input=none", sys.executable, "-u", "-m", "harness.step",
+                   str(store.root), str(batch), trial.id, str(attempt), address]
+        log = os.open(store.attempt_log(trial.id, attempt), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+        try:
+            self._srun = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+        finally:
+            os.close(log)
+        assert self._srun.stdout
+        self._out = self._srun.stdout.fileno()
+        fcntl.fcntl(self._out, fcntl.F_SETFL, os.O_NONBLOCK)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._out, selectors.EVENT_READ)
+        self._half, self._lines, self._ended = b"", list[bytes](), False
+
+    def next_message(self) -> dict[str, Any] | None:
+        """What a rank says, {"event": "nothing"} when all are silent for a moment, None when the step has ended."""
+        if not self._lines and not self._ended and self._selector.select(LISTEN_S):
+            with contextlib.suppress(BlockingIOError):
+                self._take(os.read(self._out, 1 << 16))
+        if self._lines:
+            return _message(self._lines.pop(0))
+        return None if self._ended else {"event": "nothing"}
+
+    def _take(self, text: bytes) -> None:
+        """Cuts what was read into lines; nothing means that srun has ended."""
+        self._ended = not text
+        *whole, self._half = (self._half + text).split(b"\n")
+        self._lines += whole
+
+    def stop(self) -> None:
+        """Asks all ranks to keep their progress and end: srun passes this signal on (and would abort the step for SIGTERM)."""
+        if self._srun.poll() is None:
+            self._srun.send_signal(signal.SIGUSR1)
+
+    def collect(self) -> str:
+        """Waits for the step and says how it ended."""
+        try:
+            self._srun.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._srun.kill()
+            self._srun.wait()
+        self._selector.close()
+        return f"srun: exit {self._srun.returncode}"
+
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended a rank, as far as srun tells: 128 and the signal, of the rank with the largest status."""
+        return (self._srun.returncode or 0) > 128
+
+    def clear_checkpoints(self) -> None:
+        """Drops what only an unfinished trial needs."""
+        for pattern in ("checkpoint-*.pt*", ".checkpoint-*.tmp"):
+            for path in self._folder.glob(pattern):
+                path.unlink(missing_ok=True)
+
+
+def _message(line: bytes) -> dict[str, Any]:
+    """A message from a line of srun's output; what srun itself prints there says nothing."""
+    with contextlib.suppress(ValueError):
+        message = json.loads(line)
+        if isinstance(message, dict) and "event" in message:
+            return message
+    return {"event": "nothing"}
+
+
+def _this_node() -> str:
+    """The name under which the other nodes of this job know the one we run on: the first of its list."""
+    try:
+        return slurm.hosts(os.environ["SLURM_JOB_NODELIST"])[0]
+    except (KeyError, IndexError, slurm.Unanswered):
+        return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return int(listener.getsockname()[1])
+
+
+def main(root: str, batch: str, trial_id: str, attempt: str, address: str) -> int:
+    """One rank, as a task of the step; returns its exit status."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # until the rank listens itself
+    from harness.rank import run_rank
+
+    store = Store(Path(root))
+    trial = next(trial for trial in store.trials() if trial.id == trial_id)
+    told = os.dup(1)  # what the trial prints goes to its log
+
+    def send(message: bytes) -> None:
+        os.write(told, message + b"\n")
+
+    good = run_rank(store, trial, attempt=int(attempt), settings=store.batch(int(batch)).settings, rank=int(os.environ["SLURM_PROCID"]),
+                    local_rank=int(os.environ["SLURM_LOCALID"]), address=address, send=send, stop_signal=signal.SIGUSR1)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
