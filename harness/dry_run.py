@@ -1,5 +1,6 @@
 """What a launch would do: the trials by parameter, what is done already, what is missing, what it would cost, and what it would refuse."""
 
+import math
 import shlex
 import shutil
 from collections import Counter
@@ -13,6 +14,7 @@ from harness.grid import Grid
 from harness.local import LocalExecutor
 from harness.needs import Missing, Source, find_source, missing, missing_text, needed_configs, source_digests
 from harness.plan import PlannedTrial
+from harness.profile import Profile
 from harness.store import Store
 from harness.trials import changes, plan_trials
 from jobs import registry
@@ -22,14 +24,16 @@ from jobs.data import data_folder
 SHOWN_TRIALS = 12
 
 
-def show(grid: Grid, root: Path, *, grid_path: Path, local: bool, overrides: Sequence[str] = (), update_grid: bool = False) -> int:
+def show(grid: Grid, root: Path, *, grid_path: Path, profile: Profile | None, overrides: Sequence[str] = (),
+         update_grid: bool = False) -> int:
     """Prints the plan of a study; submits and writes nothing. Returns the exit status.
 
     Args:
+        profile: the site's profile; None is for this machine.
         overrides: the `--set` options the grid was read with, for the commands that are shown.
         update_grid: whether a grid that differs from the study's is meant to replace it.
     """
-    store = Store(root)
+    store, local = Store(root), profile is None
     configs = [config.as_dict() for config in needed_configs(grid)]
     gone = missing(configs, data=data_folder(), runs=store.root.parent, grid=grid_path, overrides=overrides)
     if grid.search:
@@ -43,7 +47,7 @@ def show(grid: Grid, root: Path, *, grid_path: Path, local: bool, overrides: Seq
         print(f"{grid.name}  {len(trials)} trials = {_count(len(grid.variants), 'variant')} x {_count(len(grid.seeds), 'seed')}"
               f"        [{len(trials) - len(left)} done, {len(left)} to run]")
         facts = [_compares(grid), _parameters(grid, len(grid.seeds)), _trials(trials), ("time", _time(grid, store, left, local=local)),
-                 ("disk", _disk(grid, store, left))]
+                 *([] if profile is None else [("jobs", _jobs(grid, profile, len(left)))]), ("disk", _disk(grid, store, left))]
     for label, text in [*facts, *_reads(grid, store)]:
         head, *rest = text.splitlines() or [""]
         print(f"  {label:<11}{head}")
@@ -149,6 +153,18 @@ def _time(grid: Grid, store: Store, left: list[PlannedTrial], *, local: bool) ->
         return f"unknown: no trial of this kind has run under {shlex.quote(str(store.root.parent))} yet; {place}"
     part = "" if guess.known == len(left) else f" for {guess.known} of {len(left)} trials"
     return f"about {duration(wall)}{part}, {place}\nfrom: {guess.source}"
+
+
+def _jobs(grid: Grid, profile: Profile, trials: int) -> str:
+    """What Slurm would be asked for."""
+    from harness.slurm_executor import job_parameters
+
+    wanted, count = grid.slurm, math.ceil(trials / grid.slurm.trials_per_job)
+    asked = {name: value for name, value in job_parameters(wanted, profile).items() if not isinstance(value, bool | list | dict | None)}
+    more = {name: value for name, value in job_parameters(wanted, profile)["additional_parameters"].items() if value is not True}
+    options = shlex.join(f"--{name.replace('_', '-')}={value}" for name, value in {**asked, **more}.items())
+    running = f", at most {wanted.running} at once" if wanted.running else ""
+    return (f"{_count(count, 'job')} of {_count(wanted.trials_per_job, 'trial')}{running}, profile {profile.name or '(none)'}\n{options}")
 
 
 def _disk(grid: Grid, store: Store, left: list[PlannedTrial]) -> str:

@@ -32,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
                          "~/.config/harness/profiles (default: the one that ~/.config/harness/config.toml names)")
     options.add_argument("--preflight", action="store_true", help="ask the cluster, and a node of it, whether the study could run; submit "
                          "no trial")
+    options.add_argument("--export", type=Path, metavar="DIR", help="write DIR/<trial>/config.json of every trial, for python -m jobs.train "
+                         "and slurm/array.sbatch; submit nothing")
     options.add_argument("--detach", action="store_true", help="submit the launcher itself as a small job, and return")
     options.add_argument("--standby", action="store_true", help="inside a job: keep another launcher job waiting that takes over should "
                          "this one end before the study does (--detach does so)")
@@ -67,12 +69,28 @@ def _main(options: argparse.Namespace) -> int:
     if options.dry_run:
         from harness.dry_run import show
 
-        return show(grid, root, grid_path=path, local=options.local, overrides=options.overrides, update_grid=options.update_grid)
+        return show(grid, root, grid_path=path, profile=profile, overrides=options.overrides, update_grid=options.update_grid)
+    if options.export:
+        return _export(grid, root, options.export)
     if options.preflight:
         from harness.preflight import preflight
 
         return preflight(grid, root, profile, grid_path=path, overrides=options.overrides)
     return launch(grid, root, options, profile, grid_path=path)
+
+
+def _export(grid: Any, root: Path, folder: Path) -> int:
+    """Writes the trials' configs and says what to do with them."""
+    from harness.export import export
+    from harness.store import Store
+
+    if grid.job is not None:
+        raise UsageError(f"--export is for the built-in training; this grid has a job of its own, {grid.job.run}")
+    count = export(grid, Store(root), folder)
+    place = shlex.quote(str(folder))
+    print(f"{count} configs in {place}\none of them: python -m jobs.train {place}/TRIAL/config.json\n"
+          f"all of them: sbatch --array=0-{count - 1} slurm/array.sbatch {place}")
+    return 0
 
 
 def _profile(options: argparse.Namespace) -> Any:

@@ -27,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, OSError, RuntimeError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
+    if "RANK" in os.environ:
+        sys.stdout.flush()
+        os._exit(0)  # all is written; of the ranks that end as Python does, one in twelve is aborted by a thread of gloo's
     return 0
 
 

@@ -10,6 +10,7 @@ from studies import ROOT
 from harness import launch, local
 from harness.dry_run import show
 from harness.grid import read_grid
+from harness.profile import Profile
 
 SURE = "Nothing was submitted. The same command without --dry-run launches it."
 GRID = '[study]\nname = "mine"\nseeds = [0, 1]\n'
@@ -25,7 +26,7 @@ class Told:
         self.grid.write_text(text)
         grid = read_grid(self.grid, overrides=overrides)
         before = sorted(self.folder.rglob("*"))
-        assert show(grid, self.study, grid_path=self.grid, local=here, overrides=overrides, update_grid=update_grid) == 0
+        assert show(grid, self.study, grid_path=self.grid, profile=None if here else Profile(), overrides=overrides, update_grid=update_grid) == 0
         assert sorted(self.folder.rglob("*")) == before, "a dry run writes nothing"
         return self.capsys.readouterr().out
 

@@ -103,6 +103,8 @@ class Cluster:
             return pid if self.mark(daemon) in environment_of(pid) else None
         except PermissionError:
             return pid  # someone other than root asks for the status
+        except OSError:
+            return None  # it has ended since
 
     def processes(self, *daemons: str) -> set[int]:
         """Process ids of these daemons; a node's are slurmd, the keepers of its steps (slurmstepd) and all that jobs started there."""
