@@ -54,5 +54,13 @@ def command(arguments: list[str] | None = None) -> None:
     alone.main(arguments)
 
 
+def task(arguments: list[str]) -> None:
+    """The same as one task of a job of submitit's on Slurm."""
+    import submitit
+
+    submitit.helpers.TorchDistributedEnvironment().export()
+    command(arguments)
+
+
 if __name__ == "__main__":
     command()

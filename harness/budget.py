@@ -16,6 +16,7 @@ class Budget:
         self.gpus = grid.slurm.nodes * grid.slurm.gpus_per_node
         self.trials = [trial.id for trial in trials]
         self._settled: dict[str, float] = {}
+        self._by_kind: dict[Hashable, tuple[float, int]] = {}
         self.spent_h = 0.0
         """GPU-hours of all attempts so far, those that run counted up to their last sign of life."""
         self._refused = 0
@@ -61,11 +62,13 @@ class Budget:
                 ended = any(event["event"] == "end" and event["cause"] in ("done", "infeasible") for event in events)
             if ended:
                 self._settled[trial] = hours
+                before, count = self._by_kind.get(self.kinds[trial], (0.0, 0))
+                self._by_kind[self.kinds[trial]] = before + hours, count + 1
             spent += hours
         self.spent_h = self.gpus * spent
 
     def _hours_of(self, trial: str) -> float:
         """Hours a trial is expected to take: the mean of those of its kind that are finished, else a job's time limit."""
-        known = [hours for other, hours in self._settled.items() if self.kinds[other] == self.kinds[trial]]
-        return sum(known) / len(known) if known else self.grid.slurm.time_min / 60
+        hours, count = self._by_kind.get(self.kinds[trial], (0.0, 0))
+        return hours / count if count else self.grid.slurm.time_min / 60
 

@@ -24,7 +24,7 @@ LOOK_AGAIN_S = 60.0
 
 def job_name(store: Store, suffix: str = "") -> str:
     """The name of a study's launcher jobs, or what it begins with."""
-    return f"h-{str(store.environment()['nonce'])[:12]}-launcher{suffix}"
+    return slurm.job_name(str(store.environment()["nonce"]), f"launcher{suffix}")
 
 
 def launcher_jobs(store: Store, queue: slurm.Queue) -> list[slurm.Element]:
@@ -44,10 +44,15 @@ def detach(run: Any, profile: Profile, options: argparse.Namespace) -> int:
     """
     run.prepare()
     run.lease.release()
+    try:
+        there = launcher_jobs(run.store, slurm.queue())
+    except slurm.Unanswered as error:
+        raise StudyError(f"Slurm does not answer ({error}); give the same command again") from error
     again = ["--retry"] if options.retry else []
-    job_id = submit_launcher(run.store, profile, run.code, more=again)
+    job_id = there[0].job_id if there else submit_launcher(run.store, profile, run.code, more=again)
     root = shlex.quote(str(run.store.root))
-    print(f"submitted the launcher as job {job_id}; it submits the trials and needs nobody to wait for it\n"
+    print(f"{'the launcher waits already' if there else 'submitted the launcher'} as job {job_id}; it submits the trials and needs nobody to "
+          "wait for it\n"
           f"look: python -m harness.status {root}\nits log: {_log(run.store, job_id)}\nend everything: python -m harness.cancel {root}")
     return 0
 
@@ -111,6 +116,7 @@ class Standby:
     def end(self) -> None:
         """Takes the waiting launcher back: the study is over, or needs a person."""
         with contextlib.suppress(slurm.Unanswered):  # then it starts, and finds nothing to do
-            if self.job:
-                slurm.cancel(element.job_id for element in launcher_jobs(self.store, slurm.queue()) if element.job_id != self.job)
+            if self.job:  # that of another launcher, which may be the one that holds the study, is not ours to end
+                waiting = slurm.queue().jobs.get(job_name(self.store, f"-after-{self.job}"), {})
+                slurm.cancel(element.job_id for element in waiting.values() if not element.ended)
 

@@ -14,14 +14,21 @@ if TYPE_CHECKING:
     from harness.study import Launch
 
 HEARTBEAT_S = 300.0
+SHOWN_VARIANTS = 60
+"""More lines than a terminal has take a second to draw."""
 ORDER = ("done", "infeasible", "failed", "lost", "cancelled", "running", "queued", "pending")
 ENDED = ("done", "infeasible", "failed", "lost", "cancelled")
 
 
 class Board:
-    """What is known of a study while it runs: read once for each trial that ends."""
+    """What is known of a study while it runs: read once for each trial that ends.
 
-    def __init__(self) -> None:
+    Args:
+        past: whether results from before this launch are read too.
+    """
+
+    def __init__(self, *, past: bool) -> None:
+        self.past = past
         self.trials: dict[str, PlannedTrial] = {}
         self.values: dict[str, float] = {}
         self.ended: dict[str, str] = {}
@@ -30,11 +37,11 @@ class Board:
     def take(self, launch: "Launch", now: Plan) -> list[str]:
         """Reads what has ended since the last call; returns those trials."""
         if not self.trials:
-            self.trials = {trial.id: trial for trial in launch.store.trials()}
+            self.trials = {trial.id: trial for trial in launch.trials}
         fresh = [trial for trial, status in now.status.items() if status in ENDED and trial not in self.ended]
         for trial in fresh:
             self.ended[trial] = now.status[trial]
-            result = launch.store.result(trial)
+            result = launch.store.result(trial) if self.past or self.at_start is not None else None
             if result and result["status"] == "done" and result["epoch"]:
                 self.values[trial] = result["rows"][result["epoch"] - 1][launch.grid.metric]
         if self.at_start is None:
@@ -70,7 +77,7 @@ class PlainDisplay:
     """Timestamped lines."""
 
     def __init__(self, out: TextIO | None = None):
-        self.out, self.board, self.spoke, self.news, self.trouble = out or sys.stdout, Board(), 0.0, "", ""
+        self.out, self.board, self.spoke, self.news, self.trouble = out or sys.stdout, Board(past=False), 0.0, "", ""
 
     def update(self, launch: "Launch", now: Plan) -> None:
         """A line for each trial that ended, and a sign of life every five minutes."""
@@ -106,7 +113,7 @@ class LiveDisplay:
         from rich.console import Console
         from rich.live import Live
 
-        self.board = Board()
+        self.board = Board(past=True)
         self.live = Live(console=Console(), auto_refresh=False, transient=False)  # no thread: this process starts others
         self.live.start()
 
@@ -136,7 +143,8 @@ class LiveDisplay:
         table.add_column(f"{launch.grid.metric}, mean", justify="right", no_wrap=True)
         table.add_column("sd over seeds", justify="right", no_wrap=True)
         table.add_column("", style="red", no_wrap=True)
-        for name, counter, values in self.board.by_variant(launch):
+        rows = self.board.by_variant(launch)
+        for name, counter, values in rows[:SHOWN_VARIANTS]:
             total = sum(counter.values())
             ended = total - counter["left"]
             mean = f"{statistics.mean(values):.4f}" if values else ""
@@ -145,4 +153,5 @@ class LiveDisplay:
             table.add_row(Text(name), f"{ended}/{total}", ProgressBar(total=total, completed=ended, width=16), mean, spread, bad)
         state = "  stopping: trials keep their progress …" if launch.stopping and not launch.executor.leaves_workers else ""
         news = [Text(text, style="yellow" if launch.executor.trouble else "dim")] if (text := launch.executor.news()) else []
-        return Group(Text(headline(launch, now, self.board) + state, style="bold"), *news, table)
+        more = [Text(f"and {len(rows) - SHOWN_VARIANTS} more variants", style="dim")] if len(rows) > SHOWN_VARIANTS else []
+        return Group(Text(headline(launch, now, self.board) + state, style="bold"), *news, table, *more)

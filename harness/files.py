@@ -32,19 +32,25 @@ def to_json(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n").encode()
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *keys: str) -> Any:
     """The content of a published JSON file, or None when there is no such file.
+
+    Args:
+        keys: at least one of them must be there; without any, the file may hold anything.
 
     Raises:
         StudyError: the file is damaged, which no kill of ours can do.
     """
     try:
-        return json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
+        if keys and not (isinstance(content, dict) and not content.keys().isdisjoint(keys)):
+            raise ValueError(f"it does not hold {' or '.join(keys)}")
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise StudyError(f"{path} is damaged ({error}); restore it from a copy, or remove it and launch again: "
                          "what it held is made anew where that can be done") from error
+    return content
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -92,18 +98,25 @@ def create_log(path: Path) -> int | None:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The events of an append-only JSON-lines file. A torn last line, left by a kill or a full disk, is passed over."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        text = path.read_bytes()
     except FileNotFoundError:
         return []
-    events = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events
+    parts = text.rstrip(b"\n").split(b"\n")
+    try:
+        lines: list[Any] = json.loads(b"[%b]" % b",".join(parts))  # all at once takes half the time
+    except ValueError:
+        lines = []
+    if len(lines) != len(parts):
+        lines = [line for part in parts for line in _whole(part)]
+    return [event for event in lines if isinstance(event, dict)]
+
+
+def _whole(line: bytes) -> list[Any]:
+    """What a line says; nothing when it is torn."""
+    try:
+        return [json.loads(line)]
+    except ValueError:
+        return []
 
 
 def _publish_without_links(path: Path, aside: Path) -> bool:

@@ -25,6 +25,6 @@ def config_hash(config: Mapping[str, Any], *, asked: Mapping[str, Any], inactive
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def trial_id(config: Mapping[str, Any], seed: int, *, asked: Mapping[str, Any], inactive: frozenset[str] = frozenset()) -> str:
-    """The name of one config with one seed."""
-    return f"{config_hash(config, asked=asked, inactive=inactive)}-s{seed}"
+def trial_id(of: str, seed: int) -> str:
+    """The name of a trial: its config's hash and its seed."""
+    return f"{of}-s{seed}"

@@ -7,7 +7,7 @@ whether it still counts in its beat file. No clocks are compared.
 import shlex
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness import processes, slurm
@@ -41,7 +41,7 @@ class Lease:
         """
         holder = self.holder(self.store)
         self.gone = list(holder["gone"]) if holder else []
-        if holder and (alive := self._lives(holder)) is not False:
+        if holder and (alive := lives(self.store, holder, self.gone)) is not False:
             if alive is None and not take_over and jobs_outlive_hosts:
                 note(f"process {holder['pid']} on {holder['host']} launched this study; waiting up to {SILENT_S:.0f} s for a sign of life")
                 alive = self._watch(holder)
@@ -51,9 +51,10 @@ class Lease:
                 self.gone.append(holder["host"])
         self.gone = [host for host in self.gone if host != socket.gethostname()]  # it is back, and its workers count for others again
         me = {**processes.this_process(), "since": time.time(), "gone": self.gone, "job_id": slurm.this_job()}
-        self.number = (holder["number"] if holder else 0) + 1
-        if not self.store.take_over(self.number, me):
+        number = (holder["number"] if holder else 0) + 1
+        if not self.store.take_over(number, me):
             raise StudyError(f"another launcher took hold of study {study} at the same moment; let it go on")
+        self.number = number
 
     def _how_to_end(self, holder: dict[str, Any], alive: bool | None) -> str:
         if alive is None:
@@ -68,28 +69,13 @@ class Lease:
         launchers = store.launchers()
         return {**launchers[-1], "number": len(launchers)} if launchers else None
 
-    def _lives(self, holder: dict[str, Any]) -> bool | None:
-        """Whether a holder lives, None when that cannot be seen."""
-        if self.store.last_beat(holder["number"]) == ENDED:
-            return False
-        alive = processes.is_alive(holder, self.gone)
-        if alive is not None or not (job := holder.get("job_id")):
-            return alive
-        if job == slurm.this_job():
-            return False  # an earlier run of the job that we are
-        try:
-            elements = [element for places in slurm.queue().jobs.values() for element in places.values() if element.job_id == job]
-        except slurm.Unanswered:
-            return None
-        return any(not element.ended for element in elements)
-
     def _watch(self, holder: dict[str, Any]) -> bool:
         """Whether a holder that cannot be seen shows a sign of life."""
         before, until = self.store.last_beat(holder["number"]), time.monotonic() + SILENT_S
         while time.monotonic() < until:
             time.sleep(1)
-            if self.store.last_beat(holder["number"]) != before:
-                return True
+            if (now := self.store.last_beat(holder["number"])) != before:
+                return now != ENDED
         return False
 
     def keep(self) -> None:
@@ -111,6 +97,27 @@ class Lease:
         """Lets the next launcher begin at once, wherever it is."""
         if self.number:
             self.store.beat(self.number, ENDED)
+
+
+def lives(store: Store, holder: dict[str, Any], gone: Sequence[str] = (), queue: Callable[[], slurm.Queue] = slurm.queue) -> bool | None:
+    """Whether a launcher lives, None when that cannot be seen.
+
+    Args:
+        gone: hosts that somebody said are no more.
+        queue: asks Slurm; may raise slurm.Unanswered.
+    """
+    if store.last_beat(holder["number"]) == ENDED:
+        return False
+    alive = processes.is_alive(holder, gone)
+    if alive is not None or not (job := holder.get("job_id")):
+        return alive
+    if job == slurm.this_job():
+        return False  # an earlier run of the job that we are
+    try:
+        elements = [element for places in queue().jobs.values() for element in places.values() if element.job_id == job]
+    except slurm.Unanswered:
+        return None
+    return any(not element.ended for element in elements)
 
 
 def described(holder: dict[str, Any]) -> str:

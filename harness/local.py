@@ -75,7 +75,7 @@ class LocalExecutor:
                     "gpus": [free[place * each:(place + 1) * each] for place in range(workers)]}
         return [Batch(number=number, workers=workers, trials=trials, settings=settings)] if workers else []
 
-    def submit(self, batch: Batch) -> None:
+    def submit(self, batch: Batch) -> bool:
         """Starts the workers of a batch. Each takes its own GPUs itself: submitit knows them by number only, and hides them all."""
         import submitit
 
@@ -86,6 +86,7 @@ class LocalExecutor:
                 job = executor.submit(worker.main, str(self.store.root), batch.number, place)
             job._cancel_at_deletion = False
             self._jobs[batch.worker(place)] = job
+        return True
 
     def alive(self, batches: list[Batch]) -> set[str]:
         """The workers that run, and those that this launcher started and that have not taken their place yet."""

@@ -132,8 +132,7 @@ def _status(trial: str, state: TrialState, living: Mapping[str, Any], promised: 
             forgiven: int, cancelled: bool) -> str:
     if state.result:
         return state.result
-    attempts = state.attempts[forgiven:]
-    last = attempts[-1] if attempts else Attempt(cause="none")
+    last = state.attempts[-1] if state.attempts else Attempt(cause="none")
     begun_only = not last.worker and (trial, len(state.attempts) - 1) in promised  # its file is there, its first line is not
     if last.cause is None and (last.worker in living or begun_only):
         return "running"
@@ -141,7 +140,7 @@ def _status(trial: str, state: TrialState, living: Mapping[str, Any], promised: 
         return "cancelled"
     if (trial, len(state.attempts)) in promised or (last.cause in GOES_ON and last.worker in living):
         return "queued"  # the second: its job is on its way back into the queue, or about to end
-    if attempts and _tried_enough(attempts, retry):
+    if (attempts := state.attempts[forgiven:]) and _tried_enough(attempts, retry):
         return "failed" if last.cause in FAILED else "lost"
     return "pending"
 

@@ -49,6 +49,22 @@ def _started(pid: int) -> str:
     return asked.stdout.strip()
 
 
+def out_of_memory_kills() -> int:
+    """How many processes of this one's control group the kernel has ended for want of memory so far; 0 where it does not count them."""
+    try:
+        groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return 0
+    files = [Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control") if "memory" in controllers.split(",")  # control groups v1
+             else Path(f"/sys/fs/cgroup{path}/memory.events")  # v2, cgroup-v2.rst
+             for _, controllers, path in groups if controllers == "" or "memory" in controllers.split(",")]
+    count = 0
+    for file in files:
+        with contextlib.suppress(OSError, ValueError, StopIteration):
+            count += int(next(line.split()[1] for line in file.read_text().splitlines() if line.startswith("oom_kill ")))
+    return count
+
+
 @contextlib.contextmanager
 def without_ctrl_c() -> Iterator[None]:
     """A child started inside is deaf to Ctrl-C in the terminal it shares with us, for good: a blocked signal stays so through fork and

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import json
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -37,6 +38,7 @@ def run_rank(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[
     def tell(message: dict[str, Any]) -> None:
         send(json.dumps(message, ensure_ascii=False).encode(errors="replace"))  # short: see _rank_main
 
+    tell({"event": "listening"})
     try:
         outcome = _run(store, trial, attempt=attempt, settings=settings, rank=rank, local_rank=local_rank, address=address, stop=stop,
                        tell=tell)
@@ -52,6 +54,9 @@ def run_rank(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[
               "error": f"{f'rank {rank}: ' if settings['ranks'] > 1 else ''}{type(error).__name__}: {error}"[:500],
               "where": _where(error)})
         return False
+    finally:
+        for child in multiprocessing.active_children():
+            child.kill()  # as deaf to SIGTERM as we are, so that Slurm's does not end it before the progress is kept
     return True
 
 

@@ -26,10 +26,13 @@ ANSWER_S = 60.0
 SUBMIT_S = 200.0
 """sbatch tries again up to 15 times, 1, 2, 3 ... seconds apart, when the controller is busy (MAX_RETRIES in its source)."""
 
-_UNKNOWN = ("timed out", "Zero Bytes were transmitted", "Transport endpoint", "Unexpected message received")
+_UNKNOWN = ("timed out", "Zero Bytes were transmitted", "Transport endpoint", "Unexpected message received",
+            "Job got killed for an unknown reason", "Could not make sense of sbatch output")  # the last two are submitit's
 _TRANSIENT = ("Unable to contact slurm controller", "Slurm job queue full", "temporarily", "try again", "Connection refused",
               "Slurm backup controller in standby", "Protocol authentication error", "Invalid authentication credential")
-_CAPACITY = ("MaxSubmit", "job submit limit")
+_CAPACITY = ("MaxSubmitJob", "GrpSubmitJobs")
+"""Of the limits that may not be exceeded, those on the number of jobs: QOSMaxSubmitJobPerUserLimit, AssocGrpSubmitJobsLimit and so on. The
+line below their name, "Job violates accounting/QOS policy (job submit limit, ...)", is the same for all limits."""
 _LEFT_BY_A_JOB = ("SLURM", "SBATCH_", "SRUN_", "SQUEUE_", "SACCT_", "SUBMITIT_")
 _OF_RANKS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _SECRET = re.compile(r"key|token|secret|passw|credential|ssh_auth_sock", re.IGNORECASE)
@@ -67,6 +70,12 @@ class Element:
     def ended(self) -> bool:
         """Whether it is over for good."""
         return self.state in FINAL
+
+    @property
+    def held_by_slurm(self) -> bool:
+        """Whether Slurm holds it, and for ever, because a node failed to start it (its daemon died, or the controller forgot that it had
+        started). A hold that a person asked for has other reasons."""
+        return self.state == "PENDING" and self.reason.replace("_", " ") in ("launch failed requeued held", "JobHoldMaxRequeue")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -116,7 +125,16 @@ def ask(*command: str, timeout_s: float = ANSWER_S) -> str:
 def first_line(text: str) -> str:
     """The first line that says something, without the name of the command, fit for a terminal."""
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    return printable(re.sub(r"^(sbatch|squeue|sacct|scontrol|scancel|slurm_load_jobs error)?:? ?(error: )?", "", first))[:300]
+    return printable(re.sub(r"^((sbatch|squeue|sacct|sacctmgr|scontrol|scancel): |slurm_\w+ )?(error: )?", "", first))[:300]
+
+
+def job_name(nonce: str, what: int | str) -> str:
+    """The name of a study's jobs: of a batch's array by the batch's number, or of its launcher.
+
+    Args:
+        nonce: the study's own, from its env.json.
+    """
+    return f"h-{nonce[:12]}-{what if isinstance(what, str) else f'{what:03d}'}"
 
 
 def queue() -> Queue:
@@ -133,7 +151,7 @@ def parse_queue(text: str) -> Queue:
     found = Queue()
     for line in text.splitlines():
         fields = line.split("|", 6)
-        if len(fields) == 7:
+        if len(fields) == 7 and fields[0].isdigit():
             number, index, state, nodes, used, reason, name = (part.strip() for part in fields)
             place = int(index) if index.isdigit() else 0
             element = Element(job_id=f"{number}_{index}" if index.isdigit() else number, name=name, place=place, state=state.split()[0],
@@ -220,6 +238,16 @@ def cancel(job_ids: Iterable[str], *options: str) -> None:
     wanted = list(job_ids)
     for first in range(0, len(wanted), 500):
         ask("scancel", *options, *wanted[first:first + 500])
+
+
+def release(job_ids: Iterable[str]) -> None:
+    """Lets jobs go that are on hold; one that is gone meanwhile does not matter.
+
+    Raises:
+        Unanswered
+    """
+    if wanted := list(job_ids):
+        ask("scontrol", "release", *wanted)
 
 
 def hosts(nodelist: str) -> list[str]:

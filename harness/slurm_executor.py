@@ -22,7 +22,7 @@ from submitit import SlurmExecutor as SubmititSlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from harness import slurm
-from harness.errors import StudyError
+from harness.errors import StudyError, UsageError
 from harness.grid import Slurm
 from harness.plan import Batch
 from harness.processes import without_ctrl_c
@@ -33,9 +33,13 @@ UNSURE_S = 30.0
 """How long a batch whose submission nobody confirmed may still turn up once the controller answers again."""
 GONE_AFTER_S = 120.0
 """How long a worker that Slurm does not list any more may still be heard of: twice the time for which NFS may hide a file, nfs(5)."""
+RELEASE_S = 60.0
+"""How long after a job was released from Slurm's hold it is released again."""
 SOONEST_S = 0.5
 """The first pause between two questions; it grows to the profile's `poll_s`."""
 LONGEST_BACK_OFF_S = 60.0
+FULL_S = 120.0
+"""How long a limit on the number of jobs that was met is believed to be what it was."""
 
 
 class SlurmExecutor:
@@ -50,13 +54,15 @@ class SlurmExecutor:
         self.gone: list[str] = []
         self.queue: slurm.Queue | None = None
         """Slurm's last answer; None before there was any."""
-        self.trouble = ""
-        """Why the last question was not answered; "" when it was."""
+        self._silence, self._full = "", ""
+        """Why the last question was not answered, "" when it was; which limit on the number of jobs was met, if any."""
         self._asked, self._next_question, self._pause = 0.0, 0.0, SOONEST_S
         self._limits: tuple[int, int, bool] | None = None
-        self._window = 0
+        self._window, self._ceiling, self._ceiling_until = 0, 0, 0.0
+        """At most so many elements at a time, since a limit was met (0: it was not), and in the queue while that limit is believed in."""
         self._submitted: dict[int, float] = {}
         self._missing: dict[str, float] = {}
+        self._released: dict[str, float] = {}
         self._ends: dict[str, str] = {}
         self._ended_at: dict[str, float] = {}
         self._nonce = ""
@@ -64,12 +70,20 @@ class SlurmExecutor:
     # --- before anything is submitted --------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raises StudyError when there is no Slurm here, or what the grid asks for cannot be."""
+        """Raises UsageError when there is no Slurm here, StudyError when what the grid asks for cannot be."""
         if not slurm.available():
-            raise StudyError("no Slurm here (sbatch is not on the PATH); add --local to run on this machine")
+            raise UsageError("no Slurm here (sbatch is not on the PATH); add --local to run on this machine")
+        if not str(self.store.root).isprintable():
+            raise StudyError(f"the path of the study folder, {str(self.store.root)!r}, has control characters, which no job script can "
+                             "hold; choose another place with --study-dir DIR")
         if 0 < self.wanted.gpus_per_node < self.wanted.tasks_per_node:
             raise StudyError(f"[slurm] gpus_per_node = {self.wanted.gpus_per_node} for tasks_per_node = {self.wanted.tasks_per_node}: "
                              "each process needs a GPU of its own")
+
+    @property
+    def trouble(self) -> str:
+        """Why Slurm does not take trials as it should; "" when it does."""
+        return self._silence or self._full
 
     @property
     def pause_s(self) -> float:
@@ -78,26 +92,30 @@ class SlurmExecutor:
 
     def job_name(self, batch: int) -> str:
         """The name of a batch's array."""
-        self._nonce = self._nonce or str(self.store.environment()["nonce"])[:12]
-        return f"h-{self._nonce}-{batch:03d}"
+        self._nonce = self._nonce or str(self.store.environment()["nonce"])
+        return slurm.job_name(self._nonce, batch)
 
     # --- submitting --------------------------------------------------------------------------------------------------------------
 
     def divide(self, number: int, trials: list[tuple[str, int]], living: dict[str, Batch]) -> list[Batch]:
         """The batches to submit now, numbered from `number` on: arrays no longer than the cluster allows, all of them together no more
         than `running` at once and no more than the user may have in the queue. What does not fit waits."""
+        if self.queue is None or self._silence:
+            return []
         try:
             longest, most, _ = self._cluster_limits()
         except slurm.Unanswered as error:
             self._hear_nothing(str(error))
             return []
-        if self.queue is None or self.trouble:
-            return []
         share = self.wanted.trials_per_job
         workers = math.ceil(len(trials) / share)
-        room = min(most - self.queue.count() if most else workers, self._window or workers, workers)
+        room = min(self._window or workers, workers)
+        if most:
+            room = min(room, most - self.queue.count())
+        if time.monotonic() < self._ceiling_until:
+            room = min(room, self._ceiling - self.queue.count())
         free = self._free(living)
-        parts = min(math.ceil(workers / longest), free) if free else 0
+        parts = min(math.ceil(max(0, room) / longest), free)
         batches: list[Batch] = []
         for part in range(parts):
             size = min(longest, room)
@@ -136,8 +154,8 @@ class SlurmExecutor:
             self._limits = (max(1, int(size)) if size.isdigit() else 1, min(most, default=0), accounting)
         return self._limits
 
-    def submit(self, batch: Batch) -> None:
-        """Submits a batch that has been written down.
+    def submit(self, batch: Batch) -> bool:
+        """Submits a batch that has been written down; whether another may follow at once.
 
         Raises:
             StudyError: Slurm will never take it.
@@ -149,8 +167,11 @@ class SlurmExecutor:
         except slurm.Unanswered as error:
             self._hear_nothing(str(error))  # it may have been submitted: `alive` looks for it by its name
         except slurm.QueueFull as error:
+            self._full = f"not all jobs fit into the queue at once ({error}); the others follow as it empties"
             self._window = max(1, batch.workers // 2)
-            self._hear_nothing(str(error), at_least_s=min(30.0, self.profile.poll_s))
+            before = sum(other.workers for other in self.store.batches() if self._submitted.get(other.number, 0.0) > self._asked)
+            self._ceiling = (self.queue.count() if self.queue else 0) + before - 1
+            self._ceiling_until = time.monotonic() + FULL_S
             self._close(batch)
         except slurm.Refused as error:
             self._close(batch)
@@ -159,6 +180,8 @@ class SlurmExecutor:
         else:
             self._window *= 2
             self.store.submitted(batch.number, job_id)
+            return True
+        return False
 
     def _close(self, batch: Batch) -> None:
         for place in range(batch.workers):
@@ -189,8 +212,7 @@ class SlurmExecutor:
     def alive(self, batches: list[Batch]) -> set[str]:
         """The workers that wait, run, or may do so for all that is known. Asks Slurm when it is time to."""
         mine = [batch for batch in batches if batch.settings.get("executor") == self.kind]
-        if mine or self.queue is None:
-            self._ask(mine)
+        self._ask(mine)
         return {batch.worker(place) for batch in mine for place, claim in enumerate(batch.claims)
                 if not (claim and claim.get("closed")) and self._lives(batch, place, claim)}
 
@@ -200,8 +222,9 @@ class SlurmExecutor:
             return
         try:
             found = slurm.queue()
-            self.queue, self.trouble, self._asked = found, "", time.monotonic()
+            self.queue, self._silence, self._asked = found, "", time.monotonic()
             self._adopt(batches)
+            self._release(batches)
             if missing := self._missing_ids(batches):
                 _, _, accounted = self._cluster_limits()
                 if accounted:
@@ -213,11 +236,11 @@ class SlurmExecutor:
         self._pause = min(self._pause * 1.3, float(self.profile.poll_s))
         self._next_question = time.monotonic() + self._pause
 
-    def _hear_nothing(self, why: str, at_least_s: float = 0.0) -> None:
+    def _hear_nothing(self, why: str) -> None:
         """Asks again later, and later each time."""
-        self.trouble = why
-        self._pause = min(max(2.0, self._pause * 2), max(LONGEST_BACK_OFF_S, at_least_s))
-        self._next_question = time.monotonic() + max(at_least_s, self._pause * random.uniform(0.8, 1.2))
+        self._silence = why
+        self._pause = min(max(2.0, self._pause * 2), LONGEST_BACK_OFF_S)
+        self._next_question = time.monotonic() + self._pause * random.uniform(0.8, 1.2)
 
     def _adopt(self, batches: list[Batch]) -> None:
         """Takes batches of an unknown fate that the queue lists for submitted."""
@@ -226,6 +249,17 @@ class SlurmExecutor:
             if batch.job_id is None and (elements := self.queue.jobs.get(self.job_name(batch.number))):
                 batch.job_id = next(iter(elements.values())).job_id.partition("_")[0]
                 self.store.submitted(batch.number, batch.job_id)
+
+    def _release(self, batches: list[Batch]) -> None:
+        """Lets go what Slurm put on hold because a node failed to start it; otherwise that would wait for a person. From time to time: a
+        node that fails again is asked no more often."""
+        assert self.queue
+        elements = (self.queue.find(self.job_name(batch.number), place) for batch in batches for place in range(batch.workers))
+        held = [element.job_id for element in elements if element and element.held_by_slurm
+                and time.monotonic() - self._released.get(element.job_id, -RELEASE_S) >= RELEASE_S]
+        self._released |= dict.fromkeys(held, time.monotonic())
+        with contextlib.suppress(slurm.Unanswered):
+            slurm.release(held)
 
     def _missing_ids(self, batches: list[Batch]) -> list[str]:
         """Jobs that were submitted, are not listed, and of which nobody has said how they ended."""
@@ -275,28 +309,31 @@ class SlurmExecutor:
 
     def news(self) -> str:
         """What there is to say about Slurm: why jobs wait, or that it does not answer."""
-        if self.trouble:
+        if self._silence:
             again = max(0.0, self._next_question - time.monotonic())
-            return f"Slurm does not answer ({self.trouble}); what runs goes on; asked again in {again:.0f} s"
-        mine = f"h-{self._nonce}-" if self._nonce else "\0"
-        waiting = Counter(element.reason for name, places in (self.queue.jobs.items() if self.queue else ()) if name.startswith(mine)
-                          for element in places.values() if element.state == "PENDING")
-        return "waiting in Slurm: " + ", ".join(f"{count} {reason}" for reason, count in waiting.most_common()) if waiting else ""
+            return f"Slurm does not answer ({self._silence}); what runs goes on; asked again in {again:.0f} s"
+        mine = slurm.job_name(self._nonce, "") if self._nonce else "\0"
+        waiting = Counter(element.reason if element.state == "PENDING" else element.state
+                          for name, places in (self.queue.jobs.items() if self.queue else ()) if name.startswith(mine)
+                          for element in places.values() if not element.ended and element.state not in ("RUNNING", "COMPLETING"))
+        reasons = "waiting in Slurm: " + ", ".join(f"{count} {reason}" for reason, count in waiting.most_common()) if waiting else ""
+        return "; ".join(filter(None, [self._full, reasons]))
 
     # --- ending ------------------------------------------------------------------------------------------------------------------
 
     def withdraw(self, batches: list[Batch], *, running: bool) -> None:
         """Takes back what waits in the queue and, where `running`, lets what runs keep its progress and end."""
-        assert self.queue
+        queue = self.queue or slurm.Queue()  # before the first answer nothing is known to wait
         waiting: list[str] = []
         busy: list[str] = []
         for batch in batches:
             for place in range(batch.workers):
-                if (element := self.queue.find(self.job_name(batch.number), place)) and not element.ended:
+                if (element := queue.find(self.job_name(batch.number), place)) and not element.ended:
                     (waiting if element.state == "PENDING" else busy).append(element.job_id)
-        with contextlib.suppress(slurm.Unanswered):
+        with contextlib.suppress(slurm.Unanswered):  # one of them may have started or ended meanwhile
             slurm.cancel(waiting)
-            if running and busy:
+        if running:
+            with contextlib.suppress(slurm.Unanswered):
                 slurm.cancel(busy, "--signal=TERM", "--batch")
 
 

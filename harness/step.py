@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import selectors
 import signal
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import slurm
+from harness.errors import printable
 from harness.plan import PlannedTrial
 from harness.store import Store
 
@@ -30,7 +32,7 @@ class TrialStep:
     """The running ranks of one attempt; the same doors as `harness.trial_process.TrialProcesses`."""
 
     def __init__(self, store: Store, trial: PlannedTrial, *, attempt: int, batch: int, settings: dict[str, Any]):
-        self._folder = store.trial_folder(trial.id)
+        self._folder, self._log = store.trial_folder(trial.id), store.attempt_log(trial.id, attempt)
         address = f"tcp://{_this_node()}:{_free_port()}"
         ranks, nodes = settings["ranks"], settings["nodes"]
         # srun of Slurm 22.05 and later does not inherit the job's cpus-per-task. What it prints is line by line, so that the lines of
@@ -38,7 +40,7 @@ class TrialStep:
         command = ["srun", "--kill-on-bad-exit=1", f"--nodes={nodes}", f"--ntasks={ranks}", f"--ntasks-per-node={ranks // nodes}",
                    f"--cpus-per-task={settings['cpus_per_task']}", "--input=none", sys.executable, "-u", "-m", "harness.step",
                    str(store.root), str(batch), trial.id, str(attempt), address]
-        log = os.open(store.attempt_log(trial.id, attempt), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+        log = os.open(self._log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
         try:
             self._srun = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
         finally:
@@ -49,6 +51,8 @@ class TrialStep:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._out, selectors.EVENT_READ)
         self._half, self._lines, self._ended = b"", list[bytes](), False
+        self._deaf = ranks
+        """Ranks that a signal would still kill, because they do not listen yet."""
 
     def next_message(self) -> dict[str, Any] | None:
         """What a rank says, {"event": "nothing"} when all are silent for a moment, None when the step has ended."""
@@ -56,7 +60,9 @@ class TrialStep:
             with contextlib.suppress(BlockingIOError):
                 self._take(os.read(self._out, 1 << 16))
         if self._lines:
-            return _message(self._lines.pop(0))
+            message = _message(self._lines.pop(0))
+            self._deaf -= message["event"] == "listening"
+            return message
         return None if self._ended else {"event": "nothing"}
 
     def _take(self, text: bytes) -> None:
@@ -67,7 +73,7 @@ class TrialStep:
 
     def stop(self) -> None:
         """Asks all ranks to keep their progress and end: srun passes this signal on (and would abort the step for SIGTERM)."""
-        if self._srun.poll() is None:
+        if self._srun.poll() is None and not self._deaf:
             self._srun.send_signal(signal.SIGUSR1)
 
     def collect(self) -> str:
@@ -78,12 +84,18 @@ class TrialStep:
             self._srun.kill()
             self._srun.wait()
         self._selector.close()
-        return f"srun: exit {self._srun.returncode}"
+        return f"srun: exit {self._srun.returncode}" + (f" ({said})" if (said := self._first_error()) else "")
 
     @property
     def killed(self) -> bool:
-        """Whether a signal ended a rank, as far as srun tells: 128 and the signal, of the rank with the largest status."""
-        return (self._srun.returncode or 0) > 128
+        """Whether a signal ended the first rank that did not end well. srun then kills the others, and its own status is that of a kill
+        in any case."""
+        return bool(said := self._first_error()) and re.search(r": tasks? [\d,-]+: (?!Exited)", said) is not None
+
+    def _first_error(self) -> str:
+        """The first thing srun complained about: a rank that ended ("n2: task 1: Killed"), or why it could not start any."""
+        found = re.search(r"^srun: error: (.+)", self._log.read_text(errors="replace"), re.MULTILINE)
+        return printable(found[1])[:200] if found else ""
 
     def clear_checkpoints(self) -> None:
         """Drops what only an unfinished trial needs."""
@@ -122,7 +134,7 @@ def main(root: str, batch: str, trial_id: str, attempt: str, address: str) -> in
     from harness.rank import run_rank
 
     store = Store(Path(root))
-    trial = next(trial for trial in store.trials() if trial.id == trial_id)
+    trial = store.trials([trial_id])[0]
     told = os.dup(1)  # what the trial prints goes to its log
 
     def send(message: bytes) -> None:
@@ -134,4 +146,5 @@ def main(root: str, batch: str, trial_id: str, attempt: str, address: str) -> in
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    status = main(*sys.argv[1:])
+    os._exit(status)  # a proper end takes torch's threads down with an abort now and then, which would end the other ranks too

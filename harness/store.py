@@ -19,7 +19,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Store:
 
     def __init__(self, root: Path):
         self.root = root.absolute()
+        self._trials = self.root / "trials"
         self._batches: dict[int, Batch] = {}
 
     # --- paths ---------------------------------------------------------------------------------------------------------------
@@ -63,11 +64,11 @@ class Store:
 
     def trial_folder(self, trial_id: str) -> Path:
         """Everything of one trial."""
-        return self.root / "trials" / trial_id
+        return self._trials / trial_id
 
     def attempt_file(self, trial_id: str, attempt: int) -> Path:
         """The events of one attempt; creating it is the right to make it."""
-        return self.trial_folder(trial_id) / f"a{attempt:03d}.jsonl"
+        return self._trials / f"{trial_id}/a{attempt:03d}.jsonl"
 
     def attempt_log(self, trial_id: str, attempt: int) -> Path:
         """What the attempt printed."""
@@ -93,9 +94,9 @@ class Store:
         Raises:
             StudyError: the place cannot be written; nothing was changed.
         """
-        if os.pathsep in str(self.root) or not str(self.root).isprintable():
-            odd = f"a `{os.pathsep}`, which Python's search path is divided by" if os.pathsep in str(self.root) else "control characters"
-            raise StudyError(f"the path of the study folder, {str(self.root)!r}, has {odd}; choose another place with --study-dir DIR")
+        if os.pathsep in str(self.root):
+            raise StudyError(f"the path of the study folder, {self.root}, has a `{os.pathsep}`, which Python's search path is divided by; "
+                             "choose another place with --study-dir DIR")
         try:
             for name in ("code", "launcher", "waves", "weights", "submit", "cancel", "trials", "submitit"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -123,7 +124,7 @@ class Store:
 
     def environment(self) -> dict[str, Any]:
         """env.json, empty before it is written."""
-        return files.read_json(self.env_file) or {}
+        return files.read_json(self.env_file, "nonce") or {}
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Writes env.json once; a second call changes nothing."""
@@ -135,8 +136,8 @@ class Store:
         """Records what was proposed; the first wins, unless the grid was changed on purpose and the wave is written anew. What all
         configs have in common is written once: a hundred thousand trials are then a file of some megabytes."""
         first = trials[0].config if trials else {}
-        common = {name: value for name, value in first.items()
-                  if all(type(t.config.get(name)) is type(value) and t.config[name] == value for t in trials)}
+        configs = {id(t.config): t.config for t in trials}.values()  # seeds may share theirs
+        common = {name: value for name, value in first.items() if all(name in c and _same(c[name], value) for c in configs)}
         content = files.to_json({"wave": wave, "told": told, "common": common, "trials": [
             {"id": t.id, "variant": t.variant, "seed": t.seed,
              "config": {name: value for name, value in t.config.items() if name not in common}} for t in trials]})
@@ -146,20 +147,23 @@ class Store:
         else:
             files.publish(path, content, step="wave")
 
-    def trials(self) -> list[PlannedTrial]:
-        """All trials of all waves, in order."""
+    def trials(self, only: Collection[str] | None = None) -> list[PlannedTrial]:
+        """All trials of all waves, in order; or only those with the names that are wanted."""
         found = []
         for path in sorted((self.root / "waves").glob("[0-9]*.json")):
-            content = files.read_json(path)
-            common = content.get("common", {})
-            found += [PlannedTrial(wave=content["wave"], **{**line, "config": {**common, **line["config"]}}) for line in content["trials"]]
+            content = files.read_json(path, "trials")
+            configs: dict[tuple[str, str], dict[str, Any]] = {}  # the seeds of a variant share theirs, which a large study feels
+            for line in content["trials"] if only is None else [line for line in content["trials"] if line["id"] in only]:
+                of = line["variant"], line["id"].partition("-")[0]
+                config = configs.get(of) or configs.setdefault(of, {**content.get("common", {}), **line["config"]})
+                found.append(PlannedTrial(wave=content["wave"], **{**line, "config": config}))
         return found
 
     # --- who launches --------------------------------------------------------------------------------------------------------
 
     def launchers(self) -> list[dict[str, Any]]:
         """Everybody who ever launched this study, oldest first."""
-        return [files.read_json(path) for path in sorted((self.root / "launcher").glob("[0-9]*.json"))]
+        return [files.read_json(path, "pid") for path in sorted((self.root / "launcher").glob("[0-9]*.json"))]
 
     def take_over(self, number: int, who: dict[str, Any]) -> bool:
         """Becomes launcher `number`; false when somebody else did so first."""
@@ -180,6 +184,13 @@ class Store:
         except OSError:
             return ""
 
+    def beat_at(self, number: int) -> float | None:
+        """When launcher `number` last showed that it counts, by the clock of the disk; None when it never did."""
+        try:
+            return self._beat_file(number).stat().st_mtime
+        except OSError:
+            return None
+
     def _beat_file(self, number: int) -> Path:
         return self.root / "launcher" / f"{number:06d}.beat"
 
@@ -194,31 +205,30 @@ class Store:
         """Records Slurm's number for a batch."""
         files.publish(self.root / "submit" / f"{batch:03d}.job.json", files.to_json({"job_id": job_id}), step="job")
 
-    def batches(self) -> list[Batch]:
+    def batches(self, settled: Collection[str] = frozenset()) -> list[Batch]:
         """All batches ever intended, with the workers that took their places (None: nobody did yet). What was published does not
-        change, so nothing is read twice."""
+        change, so nothing is read twice.
+
+        Args:
+            settled: trials that are over; who took a place that has no others is not read.
+        """
         names = {entry.name for entry in os.scandir(self.root / "submit")} if (self.root / "submit").is_dir() else set()
         for number in sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()):
             if (batch := self._batches.get(number)) is None:
-                batch = self._batches[number] = self._read_batch(number)
+                batch = self._batches[number] = self.batch(number)
                 batch.claims = [None] * batch.workers
             if batch.job_id is None and f"{number:03d}.job.json" in names:
-                batch.job_id = files.read_json(self.root / "submit" / f"{number:03d}.job.json")["job_id"]
+                batch.job_id = files.read_json(self.root / "submit" / f"{number:03d}.job.json", "job_id")["job_id"]
             if None in batch.claims:
                 for place, claim in enumerate(batch.claims):
-                    if claim is None and (path := self._claim_file(number, place)).name in names:
-                        batch.claims[place] = files.read_json(path)
+                    if claim is None and f"{number:03d}-{place}.json" in names and (
+                            not settled or any(trial not in settled for trial, _ in batch.trials_of(place))):
+                        batch.claims[place] = self.claim(number, place)
         return [self._batches[number] for number in sorted(self._batches)]
 
     def batch(self, number: int) -> Batch:
-        """One batch, with the workers that took their places."""
-        batch = self._read_batch(number)
-        batch.claims = [self.claim(number, place) for place in range(batch.workers)]
-        return batch
-
-    def _read_batch(self, number: int) -> Batch:
-        """A batch as it was intended."""
-        content = files.read_json(self._batch_file(number))
+        """A batch as it was intended. Who took its places is not read: a thousand workers that begin would ask for each other's."""
+        content = files.read_json(self._batch_file(number), "trials")
         workers, share, trials = content.pop("workers"), content.pop("share", 0), content.pop("trials")
         return Batch(number=number, workers=workers, share=share, trials=[(t, a) for t, a in trials], settings=content)
 
@@ -228,7 +238,7 @@ class Store:
 
     def claim(self, batch: int, place: int) -> dict[str, Any] | None:
         """Who took a place; None when nobody has."""
-        return files.read_json(self._claim_file(batch, place))  # type: ignore[no-any-return]
+        return files.read_json(self._claim_file(batch, place), "worker", "closed")  # type: ignore[no-any-return]
 
     def _batch_file(self, number: int) -> Path:
         return self.root / "submit" / f"{number:03d}.json"
@@ -245,11 +255,11 @@ class Store:
             number += 1
 
     def cancelled(self) -> dict[str, int]:
-        """trial -> how many attempts it had when it was last cancelled."""
+        """trial -> how many attempts it had when it was last cancelled, without those that are wanted again."""
         found: dict[str, int] = {}
         for path in sorted((self.root / "cancel").glob("[0-9]*.json")):
-            found |= files.read_json(path)["trials"]
-        return found
+            found |= files.read_json(path, "trials")["trials"]
+        return {trial: attempts for trial, attempts in found.items() if attempts >= 0}
 
     # --- trials and attempts -------------------------------------------------------------------------------------------------
 
@@ -281,7 +291,7 @@ class Store:
 
     def result(self, trial_id: str) -> dict[str, Any] | None:
         """The trial's result, None when it has none."""
-        return files.read_json(self.trial_folder(trial_id) / "result.json")  # type: ignore[no-any-return]
+        return files.read_json(self._trials / f"{trial_id}/result.json", "status")  # type: ignore[no-any-return]
 
     def tidy(self, trial_id: str) -> None:
         """Drops what a finished trial needs no more: checkpoints, and what writers that were killed left half-done."""
@@ -316,15 +326,12 @@ class Store:
         return {trial_id: self._state(trial_id) if trial_id in begun else TrialState() for trial_id in trial_ids}
 
     def _state(self, trial_id: str) -> TrialState:
-        folder = self.trial_folder(trial_id)
-        try:
-            names = {entry.name for entry in os.scandir(folder)}
-        except FileNotFoundError:
-            return TrialState()
-        if "result.json" in names:
-            result = files.read_json(folder / "result.json")
+        if result := self.result(trial_id):
             return TrialState(result=result["status"])
-        return TrialState(attempts=tuple(_summary(events) for events in self.attempts(trial_id)))
+        attempts = tuple(_summary(events) for events in self.attempts(trial_id))
+        if attempts and attempts[-1].cause in ("done", "infeasible") and (result := self.result(trial_id)):
+            return TrialState(result=result["status"])  # it came between the two looks
+        return TrialState(attempts=attempts)
 
 
 class AttemptLog:
@@ -347,6 +354,11 @@ class AttemptLog:
     def close(self) -> None:
         """Closes the file."""
         os.close(self._handle)
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two values are written alike: 1, 1.0 and true are not, nor are 0.0 and -0.0."""
+    return one is other or (one == other and repr(one) == repr(other))
 
 
 def _summary(events: list[dict[str, Any]]) -> Attempt:

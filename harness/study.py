@@ -18,7 +18,7 @@ from harness.grid import Grid
 from harness.lease import Lease
 from harness.plan import Batch, Plan, PlannedTrial, TrialState, canaries, plan, same_error
 from harness.store import Store
-from harness.trials import job_of, kind_of, plan_trials, request_of
+from harness.trials import job_of, kinds_of, plan_trials, request_of
 
 COMPACT_EVERY_S = 30.0
 LAST_WORDS_S = 10.0
@@ -40,13 +40,13 @@ class Executor(Protocol):
         """How long to wait before the next look."""
 
     def check(self) -> None:
-        """Raises StudyError when what the grid asks for cannot be had here."""
+        """Raises StudyError or UsageError when what the grid asks for cannot be had here."""
 
     def divide(self, number: int, trials: list[tuple[str, int]], living: dict[str, Batch]) -> list[Batch]:
         """The batches to submit now, numbered from `number` on, with what their workers must know of the place they run at."""
 
-    def submit(self, batch: Batch) -> None:
-        """Starts the workers of a batch that was written down."""
+    def submit(self, batch: Batch) -> bool:
+        """Starts the workers of a batch that was written down; whether another may follow at once."""
 
     def alive(self, batches: list[Batch]) -> set[str]:
         """The workers that are alive, or may yet come."""
@@ -109,6 +109,8 @@ class Launch:
         """Trials that have got their result under our eyes; their workers may not have written the last line yet."""
         self._dead_starts, self._idle_batches = 0, 0
         self._last_batch: Batch | None = None
+        self.trials: list[PlannedTrial] = []
+        """All trials, once they are planned."""
         self.code = ""
         """Digest of the code snapshot that workers import."""
         self.standby: Standby | None = None
@@ -132,19 +134,20 @@ class Launch:
 
     def _run(self) -> Plan:
         self.prepare()
-        trials = self.store.trials()
-        kinds = {t.id: kind_of(t) for t in trials}
+        trials = self.trials
+        kinds = kinds_of(trials)
         budget = Budget(self.store, self.grid, trials, kinds)
         at_start = self._scan(trials)
         forgiven = {trial: len(state.attempts) for trial, state in at_start.items()} if self.options.retry else {}
         if forgiven and (unwanted := self.store.cancelled()):
             self.store.write_cancel(dict.fromkeys(unwanted, -1))
         why = ""
-        compacted_at, compacted = time.monotonic(), -1
+        compacted_at, compacted, compacting_s = time.monotonic(), -1, 0.0
+        written = tables.Tables(self.store, self.grid, trials)
         while True:
-            looked = time.monotonic()
             self.lease.keep()
             living = self._living(self._unsettled())
+            looked = time.monotonic()  # at the disk: what Slurm takes to answer says nothing of that
             states = self._scan(trials)
             self._tell_ends(states, living)
             now = plan([t.id for t in trials], states, living=living, retry=self._retry, forgiven=forgiven,
@@ -163,11 +166,13 @@ class Launch:
             elif now.submit:
                 self._submit(now, living, states, kinds, budget)
                 why = budget.used_up if budget.used_up and not living else ""
-            if done != compacted and time.monotonic() - compacted_at > COMPACT_EVERY_S:
-                self.compact(now, living)
-                compacted_at, compacted = time.monotonic(), done
+            if done != compacted and time.monotonic() - compacted_at > max(COMPACT_EVERY_S, 10 * compacting_s):
+                began = time.monotonic()
+                self.compact(written, now, living)
+                compacted_at, compacted, compacting_s = time.monotonic(), done, time.monotonic() - began
             self._pause(max(self.executor.pause_s, 10 * look_s))
-        self.compact(now, self._wait_for_last_words())
+        written = tables.Tables(self.store, self.grid, trials)  # nothing but the disk counts in the end
+        self.compact(written, now, self._wait_for_last_words())
         if why and not now.over:
             raise StudyError(why)
         return now
@@ -193,10 +198,11 @@ class Launch:
         while (left := until - time.monotonic()) > 0 and self.stopping == stopping:
             time.sleep(min(left, 0.2))
 
-    def compact(self, now: Plan, living: dict[str, Batch]) -> None:
+    @staticmethod
+    def compact(written: tables.Tables, now: Plan, living: dict[str, Batch]) -> None:
         """Writes the tables as things stand."""
         ended = {trial: status for trial, status in now.status.items() if status in ("failed", "lost", "cancelled")}
-        tables.compact(self.store, self.grid, living=frozenset(living), states=ended)
+        written.write(living=frozenset(living), states=ended)
 
     def _wait_for_last_words(self) -> dict[str, Batch]:
         """Lets workers that have published a result say so in their attempt files too; returns those that still live."""
@@ -237,6 +243,7 @@ class Launch:
             raise StudyError(f"{store.root} was planned with other trials than this grid and this version make now (a default or an "
                              "earlier study's weights changed): start anew with --study-dir DIR, or take the new plan with --update-grid; "
                              "finished trials that are in both are kept")
+        self.trials = planned
         self._weights_files = self._files_of_weights(planned)
 
     def _choose_code(self) -> None:
@@ -345,7 +352,8 @@ class Launch:
             if not self.store.write_batch(batch):
                 return
             self._last_batch = batch
-            self.executor.submit(batch)
+            if not self.executor.submit(batch):
+                return
 
     def _count_idle(self, batch: Batch) -> None:
         """Raises StudyError when batches ended again and again without beginning their first trial."""

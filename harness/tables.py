@@ -28,36 +28,63 @@ _TIME = pa.timestamp("us", tz="UTC")
 _ATTEMPTS = pa.schema([
     ("trial_id", pa.string()), ("attempt", pa.int64()), ("cause", pa.string()), ("error", pa.string()),
     ("started", _TIME), ("ended", _TIME), ("host", pa.string()), ("pid", pa.int64()), ("worker", pa.string()), ("job_id", pa.string()),
-    ("device", pa.string()), ("gpu", pa.string()), ("ranks", pa.int64()), ("first_epoch", pa.int64()), ("last_epoch", pa.int64()),
-    ("train_s", pa.float64()), ("images_per_s", pa.float64()), ("peak_memory_gb", pa.float64()), ("epoch_s", pa.list_(pa.float64())),
-    ("test_opened", _TIME), ("commit", pa.string()), ("dirty", pa.bool_()), ("code", pa.string()),
-    ("python", pa.string()), ("torch", pa.string())])
+    ("device", pa.string()), ("gpu", pa.string()), ("ranks", pa.int64()), ("accumulate", pa.int64()),
+    ("first_epoch", pa.int64()), ("last_epoch", pa.int64()), ("train_s", pa.float64()), ("images_per_s", pa.float64()),
+    ("peak_memory_gb", pa.float64()), ("epoch_s", pa.list_(pa.float64())), ("test_opened", _TIME),
+    ("commit", pa.string()), ("dirty", pa.bool_()), ("code", pa.string()), ("python", pa.string()), ("torch", pa.string())])
 
 _OF_START = ("host", "pid", "worker", "job_id", "device", "ranks", "commit", "dirty", "code", "python", "torch")
 """Columns of attempts that the attempt's first event holds."""
 
 
-def compact(store: Store, grid: Grid, *, living: frozenset[str] = frozenset(), states: dict[str, str] | None = None) -> None:
-    """Writes trials, epochs and attempts.parquet from what is on disk.
+BLOCK = 1000
+"""Trials that are read together: as columns they take a tenth of the memory."""
 
-    Args:
-        living: workers that are alive; an unfinished attempt of another worker is lost.
-        states: trial -> status, for trials without a result ("failed", "lost"); others are "unfinished".
-    """
-    trials = store.trials()
-    results = {trial.id: store.result(trial.id) for trial in trials}
-    metadata = {b"harness": json.dumps(_metadata(grid, trials), sort_keys=True).encode()}
-    states = states or {}
-    rows = [_trial_row(grid, trial, results[trial.id], states.get(trial.id, "unfinished")) for trial in trials]
-    metrics = metric_names(grid)
-    epochs = [{"trial_id": trial.id, **{name: row.get(name) for name in ("epoch", *metrics)}}
-              for trial in trials for row in (results[trial.id] or {}).get("rows", [])]
-    attempts = [_attempt_row(trial.id, number, events, living)
-                for trial in trials for number, events in enumerate(store.attempts(trial.id))]
-    epochs_schema = pa.schema([("trial_id", pa.string()), ("epoch", pa.int64()), *((name, pa.float64()) for name in metrics)])
-    _write(store, "trials", pa.Table.from_pylist(rows, _trials_schema(grid)).replace_schema_metadata(metadata))
-    _write(store, "epochs", pa.Table.from_pylist(epochs, epochs_schema).replace_schema_metadata(metadata))
-    _write(store, "attempts", pa.Table.from_pylist(attempts, _ATTEMPTS).replace_schema_metadata(metadata))
+
+class Tables:
+    """The tables of a study while it is launched. They are written again and again, so blocks of trials that have ended are kept."""
+
+    def __init__(self, store: Store, grid: Grid, trials: list[PlannedTrial]):
+        self.store, self.grid, self.trials = store, grid, trials
+        metrics = metric_names(grid)
+        epochs = pa.schema([("trial_id", pa.string()), ("epoch", pa.int64()), *((name, pa.float64()) for name in metrics)])
+        self._schemas = {"trials": _trials_schema(grid), "epochs": epochs, "attempts": _ATTEMPTS}
+        self._about = {b"harness": json.dumps(_metadata(grid, self.trials), sort_keys=True).encode()}
+        self._kept: dict[int, dict[str, pa.Table]] = {}
+
+    def write(self, *, living: frozenset[str] = frozenset(), states: dict[str, str] | None = None) -> None:
+        """Writes trials, epochs and attempts.parquet from what is on disk.
+
+        Args:
+            living: workers that are alive; an unfinished attempt of another worker is lost.
+            states: trial -> status, for trials without a result ("failed", "lost"); others are "unfinished".
+        """
+        blocks = [self._kept.get(first) or self._read(first, living, states or {}) for first in range(0, len(self.trials) or 1, BLOCK)]
+        for name in self._schemas:  # in one piece, so that the bytes do not depend on the blocks
+            whole = pa.concat_tables([block[name] for block in blocks]).combine_chunks()
+            _write(self.store, name, whole.replace_schema_metadata(self._about))
+
+    def _read(self, first: int, living: frozenset[str], states: dict[str, str]) -> dict[str, pa.Table]:
+        """The rows of one block of trials."""
+        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in self._schemas}
+        columns, over = self._schemas["epochs"].names[1:], True
+        for trial in self.trials[first:first + BLOCK]:
+            result = self.store.result(trial.id)
+            rows["trials"].append(_trial_row(self.grid, trial, result, states.get(trial.id, "unfinished")))
+            curve = (result or {}).get("rows", [])
+            rows["epochs"] += [{"trial_id": trial.id, **{name: row.get(name) for name in columns}} for row in curve]
+            attempts = [_attempt_row(trial.id, number, events, living) for number, events in enumerate(self.store.attempts(trial.id))]
+            rows["attempts"] += attempts
+            over = over and result is not None and all(attempt["ended"] for attempt in attempts)
+        block = {name: pa.Table.from_pylist(rows[name], schema) for name, schema in self._schemas.items()}
+        if over:
+            self._kept[first] = block
+        return block
+
+
+def compact(store: Store, grid: Grid, *, living: frozenset[str] = frozenset(), states: dict[str, str] | None = None) -> None:
+    """Writes the three tables once; see `Tables.write`."""
+    Tables(store, grid, store.trials()).write(living=living, states=states)
 
 
 def metric_names(grid: Grid) -> tuple[str, ...]:
@@ -109,7 +136,7 @@ def _attempt_row(trial_id: str, number: int, events: list[dict[str, Any]], livin
     return {"trial_id": trial_id, "attempt": number, "error": end.get("error"),
             "cause": end.get("cause") or ("running" if start.get("worker") in living else "lost"),
             "started": _moment(start.get("time")), "ended": _moment(end.get("time")),
-            **{name: start.get(name) for name in _OF_START},
+            **{name: start.get(name) for name in _OF_START}, "accumulate": start.get("accumulate", 1),
             "first_epoch": min((e["epoch"] for e in epochs), default=None), "last_epoch": max((e["epoch"] for e in epochs), default=None),
             "train_s": sum(seconds), "images_per_s": speeds[len(speeds) // 2] if speeds else None,
             "peak_memory_gb": max((e["peak_memory_gb"] for e in epochs if "peak_memory_gb" in e), default=None),

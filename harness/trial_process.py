@@ -1,5 +1,6 @@
 """The processes of one attempt on one machine: forks the ranks, listens to them, ends all when one dies."""
 
+import contextlib
 import ctypes
 import json
 import multiprocessing
@@ -89,6 +90,9 @@ class TrialProcesses:
                 self._ended_by_us.add(rank)
                 process.kill()
                 process.join()
+            assert process.pid
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it has started and left behind
 
 
 def _exit_name(code: int | None) -> str:
@@ -101,9 +105,11 @@ def _rank_main(store: Store, trial: PlannedTrial, *, attempt: int, settings: dic
                pipe: connection.Connection, parent: int) -> None:
     """Runs in the forked process of one rank."""
     _die_with(parent)
+    os.setpgid(0, 0)  # what the trial starts belongs to this group, and ends with it: `_end_all`
     # The ranks share the pipe: a write below 4096 bytes is never torn, pipe(7).
-    if not run_rank(store, trial, attempt=attempt, settings=settings, rank=rank, local_rank=rank, address=address, send=pipe.send_bytes):
-        sys.exit(1)
+    good = run_rank(store, trial, attempt=attempt, settings=settings, rank=rank, local_rank=rank, address=address, send=pipe.send_bytes)
+    sys.stdout.flush()
+    os._exit(0 if good else 1)  # Python would wait for the trial's children, which are as deaf to its SIGTERM as the trial itself
 
 
 def _die_with(parent: int) -> None:

@@ -3,13 +3,14 @@
 import dataclasses
 import difflib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from harness.grid import Grid, parse_grid
-from harness.identity import trial_id
+from harness.identity import config_hash, trial_id
 from harness.plan import PlannedTrial
-from jobs.config import Config
+from jobs.config import Config, Value
 
 BUILT_IN_JOB = "jobs.train:run"
 
@@ -20,26 +21,37 @@ def plan_trials(grid: Grid, digests: dict[tuple[str, int], str] | None = None) -
     Args:
         digests: (weights, seed) -> SHA-256, for weights that come from an earlier study.
     """
+    asked = {"run": job_of(grid), **request_of(grid)}
     trials = []
     for variant in grid.variants:
         values = grid.config_values(variant)
+        planned: dict[str, tuple[dict[str, Any], str]] = {}  # seeds differ in their weights, where in anything: checked and hashed once
         for seed in grid.seeds:
-            if grid.job is None:
-                config = Config.from_dict(values)
-                digest = (digests or {}).get((config.weights, seed), "")
-                config = dataclasses.replace(config, weights_digest=digest)
-                full, inactive = config.as_dict(), config.inactive()
-            else:
-                full, inactive = values, frozenset[str]()
-            name = trial_id(full, seed, asked={"run": job_of(grid), **request_of(grid)}, inactive=inactive)
-            trials.append(PlannedTrial(id=name, variant=variant.name, seed=seed, wave=0, config=full))
+            digest = (digests or {}).get((str(values.get("weights", "")), seed), "")
+            if digest not in planned:
+                full, inactive = _full_config(grid, values, digest)
+                planned[digest] = full, config_hash(full, asked=asked, inactive=inactive)
+            config, name = planned[digest]
+            trials.append(PlannedTrial(id=trial_id(name, seed), variant=variant.name, seed=seed, wave=0, config=config))
     return trials
 
 
-def kind_of(trial: PlannedTrial) -> tuple[Any, ...]:
-    """What a trial has in common with those that would fail as it does and take as long: all parameters that are no real numbers. Learning
-    rate, dropout and the like change the result and not the program."""
-    return tuple((name, value) for name, value in sorted(trial.config.items()) if not isinstance(value, float))
+def _full_config(grid: Grid, values: dict[str, Value], digest: str) -> tuple[dict[str, Any], frozenset[str]]:
+    """All parameters of a trial, and those that it does not read; `digest` is that of its weights, where they are an earlier study's."""
+    if grid.job is not None:
+        return values, frozenset()
+    config = dataclasses.replace(Config.from_dict(values), weights_digest=digest)
+    return config.as_dict(), config.inactive()
+
+
+def kinds_of(trials: Iterable[PlannedTrial]) -> dict[str, tuple[Any, ...]]:
+    """trial -> what it has in common with those that would fail as it does and take as long: all parameters that are no real numbers.
+    Learning rate, dropout and the like change the result and not the program."""
+    kinds, known = {}, dict[tuple[Any, ...], tuple[Any, ...]]()
+    for trial in trials:
+        kind = tuple((name, value) for name, value in sorted(trial.config.items()) if not isinstance(value, float))
+        kinds[trial.id] = known.setdefault(kind, kind)  # one object for all of a kind: there may be a hundred thousand
+    return kinds
 
 
 def job_of(grid: Grid) -> str:

@@ -5,8 +5,9 @@ out-of-memory takes one trial and not the worker. It is the only writer of the a
 tells it about epochs and the outcome, and when the trial dies without a word, the worker says how.
 
 On Slurm it is the batch script's own process, so that signals sent to the batch shell reach it alone. They, and its own clock, mean: keep
-the progress and end. At the time limit it puts its job back into the queue; Slurm does that for a preempted one. A job that Slurm starts
-again finds its place taken by itself and goes on with what is left; one that has nothing left ends at once.
+the progress and end. At the time limit, and when it is told in time that its job is to be preempted, it puts its job back into the
+queue; Slurm does so itself with one that it ends. A job that Slurm starts again finds its place taken by itself and goes on with what is
+left; one that has nothing left ends at once.
 
 The worker itself must never compute with torch: a forked child of a process with running threads may hang.
 """
@@ -59,12 +60,14 @@ class Worker:
         self._restarted = False
         self._got_on, self._longest_s, self._cancel_looked = False, 0.0, 0.0
         if "time_min" in self.batch.settings:
-            end = os.environ.get("SLURM_JOB_END_TIME", "")  # Slurm before 23.02 does not set it
-            left = float(end) - time.time() if end.isdigit() else self.batch.settings["time_min"] * 60
-            self._deadline = self._began + left - self.batch.settings["signal_s"]
+            began, end = (os.environ.get(f"SLURM_JOB_{when}_TIME", "") for when in ("START", "END"))  # Slurm before 23.02 sets neither
+            both = began.isdigit() and end.isdigit()  # by the controller's clock, which is not this node's
+            length = int(end) - int(began) if both else self.batch.settings["time_min"] * 60
+            self._deadline = self._began + length - self.batch.settings["signal_s"]
 
     def _stop(self, number: int, frame: Any) -> None:  # only a flag: whatever else a handler does may run in the middle of anything
-        near = time.monotonic() > self._deadline - EARLY_S
+        early = EARLY_S if number == signal.SIGUSR2 else 0.0  # the others come at the time limit itself, or have another reason
+        near = time.monotonic() > self._deadline - early
         self.why = self.why or ("time_limit" if near else "preempted" if number == signal.SIGUSR2 else "interrupted")
 
     @property
@@ -84,7 +87,7 @@ class Worker:
         if "gpus" in self.batch.settings:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.batch.settings["gpus"][self.place])  # before torch is imported
         mine = dict(self.batch.trials_of(self.place))
-        trials = {trial.id: trial for trial in self.store.trials() if trial.id in mine}
+        trials = {trial.id: trial for trial in self.store.trials(mine)}
         left = [trial for name, trial in trials.items() if not self.store.result(name)] if self._restarted else list(trials.values())
         if left:
             self._warm_up([trial.config for trial in left])
@@ -94,7 +97,7 @@ class Worker:
                 break
             if trial_id in trials and not self._make_attempt(trials[trial_id], self._next_attempt(trial_id, attempt), who):
                 break
-        if self.why == "time_limit" and self._got_on and slurm.this_job():
+        if slurm.this_job() and (self.why == "preempted" or (self.why == "time_limit" and self._got_on)):
             slurm.requeue(slurm.this_job())  # ends this run of the job; what does not go back is submitted anew by the launcher
         return 0 if all(self.store.result(trial) for trial in trials) else 1
 
@@ -116,8 +119,9 @@ class Worker:
             end = next((event for event in events if event["event"] == "end"), {})
             if start.get("worker", self.name) != self.name or end.get("cause") not in GOES_ON:
                 return promised  # another worker has it, or it is not to be tried again: there will be nothing to begin
-            if end.get("cause") in (None, "interrupted"):
-                self.store.write_end(trial_id, number, self._how_it_ended())
+            verdict = self._how_it_ended() if end.get("cause") in (None, "interrupted") else None
+            if verdict and (end.get("cause") is None or verdict["cause"] != "lost"):
+                self.store.write_end(trial_id, number, verdict)
         return max(len(attempts), promised)
 
     def _how_it_ended(self) -> dict[str, Any]:
@@ -164,7 +168,7 @@ class Worker:
     def _watch(self, ranks: TrialProcesses | TrialStep, trial: PlannedTrial, attempt: int, log: AttemptLog) -> dict[str, Any]:
         """Passes on what the trial tells until it is over; returns the `end` event."""
         end: dict[str, Any] = {}
-        cancelled = False
+        cancelled, memory_kills = False, processes.out_of_memory_kills()
         while (message := ranks.next_message()) is not None:
             cancelled = cancelled or self._is_cancelled(trial.id, attempt)
             if self.stopping or cancelled:
@@ -178,8 +182,12 @@ class Worker:
                 end = {key: value for key, value in message.items() if key != "event"}
         exits = ranks.collect()
         if not end or (end["cause"] == "exception" and ranks.killed):
-            end = {"cause": "killed", "error": f"the trial's process ended with {exits}"}
+            full = processes.out_of_memory_kills() > memory_kills
+            end = {"cause": "out_of_memory" if full else "killed", "error": f"the trial's process ended with {exits}"
+                   + (", the kernel having run out of the memory this job may use" if full else "")}
         if end["cause"] == "interrupted":
+            if not self.why and not cancelled and slurm.this_job():
+                self.why = "preempted"  # only the tasks of the step were told: so Slurm does when the time of grace begins
             end["cause"] = "cancelled" if cancelled else self.why or "interrupted"
         return end
 

@@ -102,7 +102,7 @@ class Config:
 
     def as_dict(self) -> dict[str, Value]:
         """All parameters, defaults included, in the order of the fields."""
-        return dataclasses.asdict(self)
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # asdict copies deeply, at ten times the time
 
     def inactive(self) -> frozenset[str]:
         """The parameters this config does not read: `momentum` under adam, `depth` in a ResNet."""

@@ -99,6 +99,7 @@ def parameter_count(config: Mapping[str, Any]) -> int | None:
     return None if model in OUR_MODELS else int(torchvision_models()[model]["parameters"])  # type: ignore[call-overload]
 
 
+@functools.cache  # asked for every parameter of every trial
 def readers(parameter: str) -> dict[str, tuple[str, ...]]:
     """Which entries read a parameter: {"optimizer": ("sgd",)}; empty when every configuration reads it."""
     found = {}

@@ -33,6 +33,8 @@ def train(trial, context):
         row = {"epoch": len(rows) + 1, "score": trial.seed + config["width"] / 8 + len(rows)}
         if mode == "raise":
             raise ValueError("told to raise")
+        if mode == "too large" and context.accumulate == 1:
+            raise MemoryError("told to need more")
         if mode == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if mode == "no epoch":

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import report
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("loader", "throughput", "start")
+NAMES = ("loader", "throughput", "start", "launch")
 
 
 def bench(name: str, *options: str) -> "subprocess.CompletedProcess[str]":
@@ -22,9 +22,11 @@ def bench(name: str, *options: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_a_quick_run_ends_with_its_verdict(name: str) -> None:
-    done = bench(name, "--rounds", "1", "--quick")
+@pytest.mark.parametrize(("name", "options"), [
+    ("loader", []), ("throughput", []), ("start", ["--no-slurm"]),
+    pytest.param("start", [], marks=pytest.mark.slurm), pytest.param("launch", [], marks=pytest.mark.slurm)])
+def test_a_quick_run_ends_with_its_verdict(name: str, options: list[str]) -> None:
+    done = bench(name, "--rounds", "1", "--quick", *options)
     last = done.stdout.rstrip().splitlines()[-1]
     assert re.match(rf"(PASS|FAIL) {name}\b.*n=1", last), done.stdout + done.stderr
     assert done.returncode == (0 if last.startswith("PASS") else 1)

@@ -4,10 +4,15 @@ The steps are read from the source, so that a new one is tested without anybody 
 """
 
 import ast
+import os
 import shutil
+import signal
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from slurm_fixture import Cluster
+from slurm_studies import SlurmBench
 from studies import ROOT, Study
 
 
@@ -25,6 +30,8 @@ def steps() -> list[str]:
 
 
 FAST = ("batch.linked", "claim.linked", "attempt.created", "result.linked")
+ELSEWHERE = ("weights.", "checkpoint.", "cancel.", "job.", "end.")
+"""Steps that an undisturbed local study of these short trials does not come by: tested below."""
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +43,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Study:
 
 
 def test_all_steps_are_found() -> None:
-    assert len(steps()) >= 34 and set(FAST) <= set(steps())
+    assert len(steps()) >= 42 and set(FAST) <= set(steps()) and all(any(s.startswith(part) for s in steps()) for part in ELSEWHERE)
 
 
 @pytest.mark.parametrize("step", [pytest.param(step, marks=() if step in FAST else pytest.mark.slow)
-                                  for step in steps() if not step.startswith(("weights.", "checkpoint."))])
+                                  for step in steps() if not step.startswith(ELSEWHERE)])
 def test_killed_once_at_each_step(step: str, undisturbed: Study, tmp_path: Path, data: Path) -> None:
     study = Study(tmp_path, data)
     token = tmp_path / "was-killed"
@@ -76,3 +83,44 @@ def test_killed_while_weights_are_taken_over(tmp_path: Path, data: Path) -> None
         assert (tmp_path / step / "was-killed").exists() == (step != "nowhere")
         tables[step] = study.tables()
     assert tables["weights.written"] == tables["weights.linked"] == tables["nowhere"] != earlier.tables()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["cancel.written", "cancel.linked"])
+def test_killed_while_what_was_cancelled_is_wanted_again(step: str, undisturbed: Study, tmp_path: Path, data: Path) -> None:
+    study = Study(tmp_path, data)
+    study.store.create_folders()
+    study.store.write_cancel({trial: 0 for trial in undisturbed.attempts()})
+    status, said = study.run()
+    assert status == 1 and said.count("cancelled: ") == 4 and not study.attempts(), said
+    study.command.append("--retry")
+    study.finish(HARNESS_FAILPOINT=f"{step}@{tmp_path / 'was-killed'}")
+    assert (tmp_path / "was-killed").exists() and study.tables() == undisturbed.tables()
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("step", ["job.written", "job.linked"])
+def test_killed_while_a_job_number_is_written_down(step: str, tmp_path: Path, data: Path, cluster: Cluster) -> None:
+    study = SlurmBench(tmp_path, cluster, data).toy(seeds="[0, 1]")
+    token = tmp_path / "was-killed"
+    launcher = study.start(HARNESS_FAILPOINT=f"{step}@{token}")
+    launcher.communicate(timeout=60)
+    assert launcher.returncode == -signal.SIGKILL and token.exists()
+    study.finish()
+    assert study.attempts() == 2 and all(len(numbers) == 1 for numbers in study.submissions().values())
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("step", ["end.written", "end.linked"])
+def test_killed_while_it_is_written_down_how_a_worker_ended(step: str, tmp_path: Path, data: Path, cluster: Cluster) -> None:
+    study = SlurmBench(tmp_path, cluster, data).toy(epochs=100, pause=0.1)
+    token = tmp_path / "was-killed"
+    launcher = study.start(HARNESS_FAILPOINT=f"{step}@{token}")
+    study.wait_for("trials/*/a000.jsonl")
+    (worker,) = study.workers()
+    os.kill(worker, signal.SIGKILL)
+    launcher.communicate(timeout=60)
+    assert launcher.returncode == -signal.SIGKILL and token.exists()
+    study.finish()
+    attempts = pd.read_parquet(study.store.table_file("attempts"))
+    assert list(attempts["cause"]) == ["killed", "done"]

@@ -166,6 +166,13 @@ def test_a_torn_last_line_is_passed_over(tail: bytes, tmp_path: Path) -> None:
     assert files.read_log(path) == [{"event": "start"}, {"event": "epoch", "epoch": 1}]
 
 
+@pytest.mark.parametrize("torn", [b'{"event": "epo', b'{"event": "a"\n"b": 1}', b'{"event": "epoch", "of": [1', b""])
+def test_torn_lines_in_the_middle_do_not_touch_the_others(torn: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a000.jsonl"
+    path.write_bytes(b'{"event":"start"}\n' + torn + b'\n{"event":"end","cause":"done"}\n')
+    assert files.read_log(path) == [{"event": "start"}, {"event": "end", "cause": "done"}]
+
+
 def test_no_attempt_file_has_no_events(tmp_path: Path) -> None:
     assert files.read_log(tmp_path / "a000.jsonl") == []
 

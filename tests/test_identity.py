@@ -25,7 +25,7 @@ def test_the_rule_has_not_changed() -> None:
 
 
 def test_the_form_of_a_name() -> None:
-    assert re.fullmatch(r"[0-9a-f]{16}-s7", trial_id(Config().as_dict(), 7, asked=ASKED))
+    assert re.fullmatch(r"[0-9a-f]{16}-s7", trial_id(name(), 7))
 
 
 def test_1_and_1_0_are_one_config() -> None:
@@ -54,9 +54,8 @@ def test_what_is_read_counts(values: dict[str, object]) -> None:
 
 
 def test_seeds_share_the_hash_and_not_the_name() -> None:
-    config = Config().as_dict()
-    assert trial_id(config, 0, asked=ASKED).partition("-")[0] == trial_id(config, 1, asked=ASKED).partition("-")[0]
-    assert trial_id(config, 0, asked=ASKED) != trial_id(config, 1, asked=ASKED)
+    assert trial_id(name(), 0).partition("-")[0] == trial_id(name(), 1).partition("-")[0] == name()
+    assert trial_id(name(), 0) != trial_id(name(), 1)
 
 
 def test_a_digest_of_weights_counts() -> None:

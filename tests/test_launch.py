@@ -116,6 +116,70 @@ def test_a_trial_that_is_killed_is_tried_again_and_one_that_always_is_gets_lost(
     assert "SIGKILL" in attempts["error"][0]
 
 
+def test_a_trial_that_does_not_fit_into_memory_is_tried_again_in_pieces(bench: Bench) -> None:
+    status, said = bench.toy(modes='["fine", "too large"]').run("--set", "retry.out_of_memory=1")
+    assert status == 0, said
+    attempts = pd.read_parquet(bench.store.table_file("attempts"))
+    assert list(zip(attempts["cause"], attempts["attempt"], attempts["accumulate"], strict=True)) == [
+        ("done", 0, 1), ("out_of_memory", 0, 1), ("done", 1, 2)]
+    assert list(pd.read_parquet(bench.store.table_file("trials"))["score"]) == [2.125, 2.125]
+
+
+def test_not_in_pieces_where_the_grid_says_so(bench: Bench) -> None:
+    status, said = bench.toy(modes='["too large"]').run("--set", "retry.out_of_memory=0")
+    assert status == 1 and "failed: " in said and "MemoryError: told to need more" in said and bench.attempts() == 1
+    status, said = bench.run("--set", "retry.out_of_memory=0", "--retry")
+    assert status == 0, said  # a person asked for another attempt, and it is known not to fit whole
+    assert list(pd.read_parquet(bench.store.table_file("attempts"))["accumulate"]) == [1, 2]
+
+
+def test_as_often_as_the_grid_says(bench: Bench) -> None:
+    status, said = bench.toy(modes='["die"]').run("--set", "retry.killed=1")
+    assert status == 1 and "lost: " in said and bench.attempts() == 2, said
+    status, said = bench.run("--set", "retry.killed=2")  # how often is no part of the question: the study goes on
+    assert status == 1 and bench.attempts() == 3, said
+
+
+def test_trials_that_die_of_the_same_error_stop_the_launch(bench: Bench) -> None:
+    status, said = bench.toy(seeds="[0, 1, 2, 3, 4, 5, 6, 7]", pause=0.5, modes='["raise"]').run("--set", "local.running=1")
+    assert status == 1 and re.search("[3-7] trials died of the same error, so no more are submitted: ValueError: told to raise", said), said
+    assert re.search(r"  at toy_job\.py:\d+ in train", said) and 'raise ValueError("told to raise")' in Path(
+        re.findall(r"  log: (.*)", said)[0]).read_text()
+    assert "--retry" in said and 3 <= bench.attempts() < 8
+    assert set(pd.read_parquet(bench.store.table_file("trials"))["status"]) == {"failed", "unfinished"}
+    bench.mended.touch()
+    status, said = bench.run("--set", "local.running=1", "--retry")
+    assert status == 0, said
+    assert list(pd.read_parquet(bench.store.table_file("trials"))["status"]) == ["done"] * 8
+
+
+def test_a_grid_that_wants_every_error_gets_every_error(bench: Bench) -> None:
+    status, said = bench.toy(seeds="[0, 1, 2, 3, 4]", modes='["raise"]').run("--set", "retry.breaker=0")
+    assert status == 1 and "died of the same error" not in said and bench.attempts() == 5, said
+
+
+@pytest.mark.slow
+def test_what_is_cancelled_ends_and_begins_again_when_it_is_wanted(tmp_path: Path, data: Path) -> None:
+    undisturbed, bench = (Bench(tmp_path / name, data) for name in ("one", "two") if not (tmp_path / name).mkdir())
+    assert undisturbed.toy(seeds="[0, 1, 2]", epochs=400, pause=0.02).run("--set", "pause=0.0")[0] == 0
+    launcher = bench.toy(seeds="[0, 1, 2]", epochs=400, pause=0.02).start("--set", "local.running=2")
+    bench.wait_for("trials/*/a000.jsonl", count=2)
+    first, second, third = bench.store.trials()
+    bench.store.write_cancel({first.id: 1, third.id: 0})
+    said, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1 and said.count("cancelled: ") == 2, said
+    trials = pd.read_parquet(bench.store.table_file("trials")).set_index("trial_id")["status"]
+    assert trials[[first.id, second.id, third.id]].tolist() == ["cancelled", "done", "cancelled"]
+    attempts = pd.read_parquet(bench.store.table_file("attempts")).set_index("trial_id")["cause"]
+    assert attempts[first.id] == "cancelled" and third.id not in attempts
+    status, said = bench.run()
+    assert status == 1 and bench.attempts() == 2, said  # still not wanted
+    status, said = bench.run("--retry")
+    assert status == 0 and bench.attempts() == 4, said
+    scores = [pd.read_parquet(b.store.table_file("epochs"))["score"].tolist() for b in (bench, undisturbed)]
+    assert scores[0] == scores[1] and len(scores[0]) == 1200
+
+
 @pytest.mark.parametrize("run, reason", [("no_such_module:train", "no Python package or module `no_such_module`"),
                                          ("toy_job:no_such_function", "no_such_function"), ("broken_job:train", "cannot be imported")])
 def test_a_job_that_cannot_be_found(run: str, reason: str, bench: Bench) -> None:

@@ -36,12 +36,27 @@ def test_slots_with_gpus(gpus: str, settings: dict[str, int], slots: int, each: 
     there.check()
 
 
+TRIALS = [(f"t{n}", 0) for n in range(9)]
+
+
+@pytest.mark.parametrize("pending, living, slots, workers", [
+    (9, 0, 2, 2), (1, 0, 2, 1), (9, 1, 2, 1), (9, 2, 2, 0), (9, 3, 2, 0)])
+def test_as_many_workers_as_fit_take_from_all_trials(pending: int, living: int, slots: int, workers: int,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    there = executor(monkeypatch, cpus=slots)
+    busy = Batch(number=0, workers=3, trials=[("other", 0)], settings={"gpus": [[]] * 3})
+    found = there.divide(4, TRIALS[:pending], {f"000-{n}": busy for n in range(living)})
+    assert [(batch.number, batch.workers, batch.trials, batch.share) for batch in found] == (
+        [(4, workers, TRIALS[:pending], 0)] if workers else [])
+    assert all(batch.settings == {"executor": "local", "ranks": 1, "device": "cpu", "gpus": [[]] * workers} for batch in found)
+
+
 def test_no_gpu_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = executor(monkeypatch, gpus="GPU-a,GPU-b,GPU-c")
-    first = there.resources(2, {})
-    assert first["gpus"] == [["GPU-a"], ["GPU-b"]] and first["device"] == "cuda"
-    batch = Batch(number=0, workers=2, trials=[], settings=first)
-    assert there.resources(2, {"000-1": batch})["gpus"] == [["GPU-a"], ["GPU-c"]]  # the first worker has ended
+    there = executor(monkeypatch, gpus="GPU-a,GPU-b,GPU-c", running=2)
+    (first,) = there.divide(0, TRIALS, {})
+    assert first.settings["gpus"] == [["GPU-a"], ["GPU-b"]] and first.settings["device"] == "cuda"
+    (second,) = there.divide(1, TRIALS, {"000-1": first})
+    assert second.settings["gpus"] == [["GPU-a"]]  # the first worker has ended
 
 
 @pytest.mark.parametrize("gpus, settings, words", [

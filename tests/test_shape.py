@@ -99,7 +99,8 @@ def run_and_list_modules(module: str, arguments: list[str], cwd: Path = ROOT) ->
     return done.returncode, text + done.stderr, set(json.loads(loaded))
 
 
-@pytest.mark.parametrize("module", ["harness.launch", "harness.stage", "analysis.plots", "jobs.train"])
+@pytest.mark.parametrize("module", ["harness.launch", "harness.stage", "harness.status", "harness.why", "harness.logs", "harness.cancel",
+                                    "analysis.plots", "jobs.train"])
 def test_help_is_quick(module: str) -> None:
     status, text, loaded = run_and_list_modules(module, ["--help"])
     assert status == 0 and "usage:" in text
@@ -247,7 +248,8 @@ def test_readme_names_every_folder_and_module() -> None:
     assert not (bare := [path for path, text in tree.items() if not text]), f"the README does not say what {bare} are"
 
 
-COMMANDS = ("harness.launch", "harness.stage", "analysis.plots", "jobs.train", "jobs.models")
+COMMANDS = ("harness.launch", "harness.stage", "harness.status", "harness.why", "harness.logs", "harness.cancel", "analysis.plots",
+            "jobs.train", "jobs.models")
 
 
 @pytest.mark.parametrize("module", COMMANDS)

@@ -1,6 +1,8 @@
 """The study folder: what is written once stays, and the state is what is on disk."""
 
+import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +146,131 @@ def test_an_event_that_cannot_be_written_does_not_end_the_training(store: Store,
     os.close(os.open("/dev/null", os.O_RDONLY))
     log.write({"event": "epoch", "epoch": 1})
     assert "could not record epoch: Bad file descriptor" in capfd.readouterr().out
+
+
+# --------------------------------------------------------------------------------------------- what all trials of a wave have in common
+
+def wave(*configs: dict[str, Any]) -> list[PlannedTrial]:
+    return [PlannedTrial(id=f"{n}-s0", variant="v", seed=0, wave=0, config=config) for n, config in enumerate(configs)]
+
+
+@pytest.mark.parametrize("values", [
+    (1, 1.0, True), (0, False, 0.0), (0.0, -0.0), ("1", 1), ([1], [1.0]), ([True], [1]), (None, 0), ("", None)])
+def test_values_that_only_seem_equal_stay_apart(values: tuple[Any, ...], store: Store) -> None:
+    for order in (values, values[::-1]):
+        store.write_wave(0, wave(*({"x": value, "same": 3} for value in order)), told=[], anew=True)
+        assert [repr(trial.config["x"]) for trial in store.trials()] == [repr(value) for value in order]
+
+
+def test_what_is_common_is_written_once(store: Store) -> None:
+    store.write_wave(0, wave(*({"lr": 0.5 * n, "model": "alexnet"} for n in range(50))), told=[])
+    assert (store.root / "waves" / "000.json").read_text().count("alexnet") == 1
+    assert [trial.config for trial in store.trials()] == [{"lr": 0.5 * n, "model": "alexnet"} for n in range(50)]
+
+
+@pytest.mark.parametrize("configs", [
+    [], [{}], [{"a": 1}], [{"a": 1}, {"b": 1}], [{"a": 1, "b": 2}, {"a": 1}], [{"a": 1}, {"a": 1, "b": 2}], [{"a": None}, {}],
+    [{}, {"a": None}]])
+def test_configs_need_not_have_the_same_parameters(configs: list[dict[str, Any]], store: Store) -> None:
+    store.write_wave(0, wave(*configs), told=[])
+    assert [trial.config for trial in store.trials()] == configs
+
+
+def test_a_wave_of_an_earlier_version_says_all_of_each(store: Store) -> None:
+    line = {"id": "ab12-s0", "variant": "v", "seed": 0, "config": {"lr": 0.1}}
+    (store.root / "waves" / "000.json").write_text(json.dumps({"wave": 0, "told": [], "trials": [line]}))
+    assert store.trials() == [planned()]
+
+
+# ------------------------------------------------------------------------------------------ how attempts ended that could not say so
+
+def attempt(store: Store, number: int, *events: dict[str, Any]) -> None:
+    log = store.begin_attempt(planned(), number, REQUEST)
+    assert log
+    for event in ({"event": "start", "worker": "000-0"}, *events):
+        log.write(event)
+    log.close()
+
+
+@pytest.mark.parametrize("own, told, cause, error", [
+    (None, {"cause": "time_limit", "state": "TIMEOUT"}, "time_limit", None),
+    ({"cause": "interrupted"}, {"cause": "preempted", "state": "PREEMPTED"}, "preempted", None),
+    ({"cause": "interrupted", "error": "said"}, {"cause": "cancelled"}, "cancelled", "said"),
+    # what the worker itself knew better
+    ({"cause": "exception", "error": "ValueError: no", "where": "a.py:1"}, {"cause": "killed"}, "exception", "ValueError: no"),
+    ({"cause": "time_limit"}, {"cause": "cancelled"}, "time_limit", None),
+    ({"cause": "done"}, {"cause": "node_failure"}, "done", None),
+])
+def test_a_verdict_counts_where_the_worker_did_not_know(own: dict[str, Any] | None, told: dict[str, Any], cause: str, error: str | None,
+                                                        store: Store) -> None:
+    attempt(store, 0, {"event": "epoch", "epoch": 1}, *([{"event": "end", "time": 5.0, **own}] if own else []))
+    attempt(store, 1)
+    store.write_end("ab12-s0", 0, told)
+    first, second = store.scan(["ab12-s0"])["ab12-s0"].attempts
+    assert (first.cause, first.error, first.progress) == (cause, error, 1) and second.cause is None
+    (events, _) = store.attempts("ab12-s0")
+    assert sum(event["event"] == "end" for event in events) == 1 and [e["event"] for e in events[:2]] == ["start", "epoch"]
+    assert events[-1].get("time") == (5.0 if own else None)  # when it ended is the worker's to say
+
+
+def test_the_first_verdict_counts(store: Store) -> None:
+    attempt(store, 0)
+    store.write_end("ab12-s0", 0, {"cause": "node_failure", "state": "NODE_FAIL"})
+    store.write_end("ab12-s0", 0, {"cause": "lost", "state": "LOST"})
+    assert store.scan(["ab12-s0"])["ab12-s0"].attempts == (Attempt(worker="000-0", cause="node_failure"),)
+
+
+# ------------------------------------------------------------------------------------------------------- batches, jobs and cancelling
+
+def test_a_batch_is_read_once_and_what_happens_to_it_is_noticed(store: Store) -> None:
+    batch = Batch(number=0, workers=2, share=3, trials=[(name, 0) for name in "abcdef"], settings={"executor": "slurm", "parallelism": 2})
+    store.write_batch(batch)
+    assert [(b.workers, b.share, b.trials, b.settings, b.claims, b.job_id) for b in store.batches()] == [
+        (2, 3, batch.trials, batch.settings, [None, None], None)]
+    later = Store(store.root)  # another process takes a place and hears of the job
+    later.submitted(0, "123")
+    later.claim_place(0, 1, {"pid": 7})
+    (found,) = store.batches()
+    assert found.job_id == "123" and found.claims == [None, {"pid": 7}]
+    later.submitted(0, "124")  # the first word counts
+    later.claim_place(0, 0, {"closed": True})
+    later.write_batch(Batch(number=1, workers=1, trials=[]))
+    first, second = store.batches()
+    assert first.job_id == "123" and first.claims == [{"closed": True}, {"pid": 7}] and second.number == 1
+    assert store.batch(0) == batch
+
+
+def test_a_batch_of_an_earlier_version_is_shared_by_all_its_workers(store: Store) -> None:
+    (store.root / "submit" / "000.json").write_text(json.dumps({"workers": 2, "trials": [["a", 0], ["b", 1]], "ranks": 1}))
+    (batch,) = store.batches()
+    assert batch.share == 0 and batch.trials_of(1) == [("a", 0), ("b", 1)] and batch.settings == {"ranks": 1}
+
+
+def test_before_anything_was_made_there_is_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "none")
+    assert store.batches() == [] and store.cancelled() == {} and store.launchers() == [] and store.newest_launcher() == 0
+    assert store.scan(["a"]) == {"a": TrialState()} and store.last_beat(1) == ""
+
+
+def test_cancelled_until_it_is_wanted_again(store: Store) -> None:
+    assert store.cancelled() == {}
+    store.write_cancel({"a": 0, "b": 2})
+    store.write_cancel({"c": 1, "b": 3})
+    assert store.cancelled() == {"a": 0, "b": 3, "c": 1}
+    store.write_cancel({"a": -1, "c": -1})
+    assert store.cancelled() == {"b": 3}
+    store.write_cancel({"a": 4})
+    assert store.cancelled() == {"a": 4, "b": 3}
+
+
+def test_two_cancel_at_once_and_both_count(store: Store) -> None:
+    def cancel(name: str) -> None:
+        for n in range(20):
+            store.write_cancel({f"{name}{n}": 0})
+
+    threads = [threading.Thread(target=cancel, args=name) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.cancelled() == {f"{name}{n}": 0 for name in "abc" for n in range(20)}

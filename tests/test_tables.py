@@ -54,7 +54,7 @@ def made(tmp_path: Path) -> tuple[Store, Grid]:
     for trial in trials[:5]:
         log = store.begin_attempt(trial, 0, {})
         assert log
-        log.write(start)
+        log.write(start if trial is done else {**start, "accumulate": 4})  # studies of earlier versions do not say it
         for epoch in (1, 2):
             log.write({"event": "epoch", **row(epoch), "seconds": epoch / 4, "images_per_s": 100.0 * epoch, "peak_memory_gb": 0.5})
         if trial is done:
@@ -128,7 +128,7 @@ def test_attempts_tell_what_happened(made: tuple[Store, Grid]) -> None:
     assert (first.train_s, list(first.epoch_s), first.images_per_s, first.peak_memory_gb) == (0.75, [0.25, 0.5], 200.0, 0.5)
     assert str(first.started) == "2001-09-09 01:46:40+00:00" and (first.ended - first.started).total_seconds() == 1.5
     assert str(first.test_opened) == "2001-09-09 01:46:41+00:00" and attempts["test_opened"].notna().sum() == 1
-    assert attempts.iloc[3].error == "ValueError: no"
+    assert attempts.iloc[3].error == "ValueError: no" and list(attempts["accumulate"]) == [1, 4, 4, 4, 4]
 
 
 def test_an_attempt_of_a_living_worker_runs(made: tuple[Store, Grid]) -> None:
@@ -164,6 +164,37 @@ def test_made_anew_from_the_trial_folders_byte_for_byte(made: tuple[Store, Grid]
         store.table_file(name).unlink()
     tables.compact(store, grid, states={ids[3]: "failed", ids[4]: "lost"})
     assert {name: store.table_file(name).read_bytes() for name in before} == before
+
+
+def test_written_again_and_again_as_trials_end(made: tuple[Store, Grid], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher writes the tables many times: each time they are what one who has just begun would write, to the last byte, and what is
+    over is not read again."""
+    store, grid = made
+    names, trials = ("trials", "epochs", "attempts"), store.trials()
+    monkeypatch.setattr(tables, "BLOCK", 2)
+    again = tables.Tables(store, grid, trials)
+
+    def assert_as_new() -> None:
+        states = {trials[3].id: "failed", trials[4].id: "lost"}
+        again.write(states=states)
+        written = {name: store.table_file(name).read_bytes() for name in names}
+        with monkeypatch.context() as whole:
+            whole.setattr(tables, "BLOCK", 1000)
+            tables.compact(store, grid, states=states)
+        assert {name: store.table_file(name).read_bytes() for name in names} == written
+
+    assert_as_new()
+    store.write_end(trials[1].id, 0, {"cause": "done", "time": 1e9 + 2})  # the last word of the first two, which are over now
+    assert_as_new()
+    store.trial_folder(trials[5].id).mkdir()
+    store.publish_result(trials[5].id, {"status": "done", "reason": None, "epoch": 1, "rows": [row(1)], "test": {}})
+    assert_as_new()
+    for trial in trials[:2]:
+        (store.trial_folder(trial.id) / "result.json").unlink()
+    again.write()
+    assert list(pd.read_parquet(store.table_file("trials"))["status"]) == ["done", "done", "infeasible", "unfinished", "unfinished", "done"]
+    tables.compact(store, grid)
+    assert list(pd.read_parquet(store.table_file("trials"))["status"])[:2] == ["unfinished", "unfinished"]
 
 
 def test_the_three_one_liners(made: tuple[Store, Grid]) -> None:

@@ -23,6 +23,6 @@ def test_the_same_mistake_has_the_same_place(tmp_path: Path, data: Path) -> None
     (raised, again), (refused, refused_again) = found.values()
     assert raised == again and refused == refused_again
     callers = raised.split(" < ")
-    assert callers[0] == f"toy_job.py:{line_of('raise ValueError')} in train" and callers[1].startswith("harness/trial_process.py:")
+    assert callers[0] == f"toy_job.py:{line_of('raise ValueError')} in train" and callers[1].startswith("harness/rank.py:")
     assert refused.split(" < ")[1] == f"toy_job.py:{line_of('context.report(row)')} in train"
     assert str(tmp_path) not in raised + refused and len(callers) <= 4

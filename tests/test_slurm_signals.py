@@ -1,0 +1,430 @@
+"""Signals, requeue and deaths on a real Slurm: a trial goes on where it was, and nobody can tell from the tables.
+
+Waiting is most of what these tests do: Slurm looks at time limits and at times of grace every half minute. So each part of the module has
+a fixture in which several studies meet their fate at once, and its tests look at what came of them.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from launching import Bench
+from slurm_fixture import Cluster, job, restore, sbatch, temporary_cluster, until, wait_for_state
+from slurm_studies import SlurmBench
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+
+EPOCHS, STEPS = 30, 10
+REST_S = 0.1
+JOB = f'''
+import dataclasses, multiprocessing, os, subprocess, time
+from jobs import train as built_in
+
+def load(parent):
+    """What processes that load data do: they live as long as their parent."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+
+def train(trial, context):
+    """The built-in training, which leaves a byte in the file `steps` for each step, and has children. The first attempt rests after every
+    step, and does not get to its end, until the file TRAIN_GO is there."""
+    multiprocessing.get_context("fork").Process(target=load, args=(os.getpid(),), daemon=True).start()
+    if context.ranks == 1 and trial.seed != 1:  # elsewhere ending it is left to Slurm, which cannot in this cluster without control groups
+        subprocess.Popen(["sleep", "600"])
+    made = os.open(context.folder / "steps", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    go, left = os.environ["TRAIN_GO"], {EPOCHS * STEPS - 20}
+    free = context.rank > 0 or any(context.folder.glob("checkpoint-*.pt"))
+
+    def stop():
+        nonlocal left
+        left -= 1
+        if context.rank == 0:
+            os.write(made, b".")
+        while not free and not os.path.exists(go):
+            time.sleep({REST_S})
+            if left > 0 or context.stop():
+                break
+        return context.stop()
+
+    return built_in.run(trial, dataclasses.replace(context, stop=stop))
+'''
+GRID = f"""
+[study]
+name = "small"
+metric = "val_acc"
+seeds = {{seeds}}
+
+[job]
+run = "held_training:train"
+metrics = ["train_loss", "train_acc", "val_loss", "val_acc", "lr"]
+
+[fixed]
+dataset = "digits"
+train_images = 320
+batch_size = 32
+filters = 4
+hidden = 16
+depth = 1
+epochs = {EPOCHS}
+dropout = 0.2
+augment = "crop_flip"
+schedule = "cosine"
+"""
+
+
+def write_study(bench: Bench, *, seeds: int = 1, sections: str = "") -> None:
+    """The grid and its job, which waits for `bench.folder / "go"`."""
+    bench.grid.write_text(GRID.format(seeds=list(range(seeds))) + sections)
+    (bench.folder / "held_training.py").write_text(JOB)
+    bench.environment["TRAIN_GO"] = str(bench.folder / "go")
+
+
+class HeldStudy(SlurmBench):
+    """A study of the built-in training whose first attempts are held, and its launcher."""
+
+    def __init__(self, folder: Path, cluster: Cluster, data: Path, *, seeds: int = 1, slurm: str = "", site: str = "",
+                 partition: str = "main"):
+        super().__init__(folder, cluster, data)
+        write_study(self, seeds=seeds, sections=f"[slurm]\n{slurm}\n")
+        self.site(site, partition=partition)
+        self.trials = seeds
+        self.restarts: list[int] = []
+        """How often Slurm started the job of the first attempt at each trial again; known at the end."""
+        self.launcher = self.start()
+
+    def wait_until(self, what: str, pattern: str, *, count: int = 0) -> None:
+        """Waits for files of the study, while its launcher lives."""
+        def there() -> bool:
+            assert self.launcher.poll() is None, self.launcher.communicate()[0]
+            return len(list(self.store.root.glob(pattern))) >= (count or self.trials)
+
+        until(f"{what} in {self.store.root}", there, timeout_s=120)
+
+    def wait_for_progress(self) -> None:
+        """Waits until every trial has a checkpoint of the third epoch or later."""
+        self.wait_until("a checkpoint of every trial", "trials/*/checkpoint-0000[0-2][2-9]-*.pt")
+
+    def let_go(self) -> None:
+        """From now on first attempts train as fast as they can too, and come to their end."""
+        (self.folder / "go").touch()
+
+    def end(self) -> None:
+        """Waits until the launcher has finished the study."""
+        said, _ = self.launcher.communicate(timeout=120)
+        assert self.launcher.returncode == 0, said
+        self.restarts = [int(job(self.cluster, self.job(seed)).get("Restarts", -1)) for seed in range(self.trials)]
+
+    def trial(self, seed: int = 0) -> str:
+        """The trial with a seed."""
+        return next(trial.id for trial in self.store.trials() if trial.seed == seed)
+
+    def job(self, seed: int = 0) -> str:
+        """The job in which the first attempt at a trial ran."""
+        return str(self.events(seed)[0][0]["job_id"])
+
+    def events(self, seed: int = 0) -> list[list[dict[str, Any]]]:
+        """What the worker wrote of each attempt at a trial; every line of it, whole."""
+        folder = self.store.trial_folder(self.trial(seed))
+        return [[json.loads(line) for line in path.read_text().splitlines()] for path in sorted(folder.glob("a*.jsonl"))]
+
+    def attempts(self, seed: int = 0) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The rows of attempts.parquet of a trial."""
+        rows = pq.read_table(self.store.table_file("attempts")).to_pylist()
+        return [row for row in rows if row["trial_id"] == self.trial(seed)]
+
+    def causes(self, seed: int = 0) -> list[str]:
+        """How the attempts at a trial ended."""
+        return [row["cause"] for row in self.attempts(seed)]
+
+    def steps(self, seed: int = 0) -> int:
+        """Steps that were trained in all attempts at a trial: 11 in an epoch, because the end of it counts for one."""
+        return (self.store.trial_folder(self.trial(seed)) / "steps").stat().st_size
+
+    def processes(self) -> list[int]:
+        """Living processes of the study's jobs, wherever they were started from."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if str(self.store.root / "code").encode() in (process / "environ").read_bytes() and int(process.name) != os.getpid():
+                    found.append(int(process.name))
+        return found
+
+
+Tables = dict[tuple[int, int], dict[str, bytes]]
+ALL_STEPS = EPOCHS * (STEPS + 1)
+
+
+def check_no_step_was_lost(study: HeldStudy, seed: int = 0) -> None:
+    """The progress was kept at the step at which the signal came: no step was trained twice, and each attempt wrote one end."""
+    assert study.steps(seed) == ALL_STEPS
+    for events in study.events(seed):
+        assert [event["event"] for event in events].count("end") == 1
+        assert events[-1]["event"] == "end"
+
+
+def check_went_on(study: HeldStudy, seed: int = 0) -> None:
+    """The last attempt began with a checkpoint: those are written every second."""
+    assert study.attempts(seed)[-1]["first_epoch"] > 1
+    assert study.steps(seed) >= ALL_STEPS
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Tables:
+    """(trials, ranks) -> the tables of a study that nothing happened to, run without Slurm."""
+    found = {}
+    for seeds, ranks in ((1, 1), (1, 2), (5, 1)):
+        bench = Bench(tmp_path_factory.mktemp("undisturbed"), data)
+        write_study(bench, seeds=seeds, sections=f"[local]\nranks = {ranks}\nrunning = 2\n")
+        (bench.folder / "go").touch()
+        status, said = bench.run()
+        assert status == 0, said
+        found[seeds, ranks] = bench.tables()
+    return found
+
+
+# ------------------------------------------------------------------------------------------- faults, and the limit of time meanwhile
+
+
+class Faults:
+    """Two studies whose trial is longer than its job may be; five trials in one study, to each of which something else happens; a trial on
+    two nodes that loses a rank."""
+
+    def __init__(self, cluster: Cluster, folder: Path, data: Path):
+        self.limited = HeldStudy(folder / "limited", cluster, data, slurm="time_min = 1")
+        self.limited_two = HeldStudy(folder / "limited_two", cluster, data, slurm="time_min = 1\nnodes = 2")
+        self.five = HeldStudy(folder / "five", cluster, data, seeds=5)
+        self.signalled_at = 0.0
+        self.harm_five(cluster)
+        self.two = HeldStudy(folder / "two", cluster, data, slurm="nodes = 2")
+        self.two.wait_for_progress()
+        os.kill(next(pid for pid in self.two.processes() if environment(pid).get("SLURM_PROCID") == "1"), signal.SIGKILL)
+        for study in (self.two, self.limited, self.limited_two):
+            study.end()
+
+    def harm_five(self, cluster: Cluster) -> None:
+        """An administrator's requeue, a worker killed, a rank killed, a storm of signals to all processes; then, when all is over, the job
+        of the trial to which nothing happened is started again."""
+        five = self.five
+        five.wait_for_progress()
+        workers = {claim["job_id"]: claim["pid"] for claim in five.claims()}
+        cluster.run("scontrol", "requeue", five.job(0))
+        os.kill(workers[five.job(1)], signal.SIGKILL)
+        os.kill(children(workers[five.job(2)])[0], signal.SIGKILL)
+        self.signalled_at = time.time()
+        for _ in range(5):
+            cluster.run("scancel", "--signal=USR2", "--full", five.job(3))
+        five.wait_until("a second attempt at all but the last trial", "trials/*/a001.jsonl", count=4)
+        five.let_go()
+        five.end()
+        self.before = self.last_trial()
+        cluster.run("scontrol", "requeue", five.job(4))
+        until("the finished job to run again", lambda: job(cluster, five.job(4))["Restarts"] == "1")
+        self.again = wait_for_state(cluster, five.job(4), "COMPLETED", "FAILED")
+
+    def last_trial(self) -> dict[str, tuple[float, bytes]]:
+        """The files of the trial to which nothing happened."""
+        folder = self.five.store.trial_folder(self.five.trial(4))
+        return {path.name: (path.stat().st_mtime, path.read_bytes()) for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def faults(shared_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, data: Path) -> Faults:
+    """What is under way while Slurm looks for jobs that have come to their limit."""
+    restore(shared_cluster)
+    return Faults(shared_cluster, tmp_path_factory.mktemp("faults"), data)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def environment(pid: int) -> dict[str, str]:
+    """What a process was started with; empty when it has ended."""
+    with contextlib.suppress(OSError):
+        pairs = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+        return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
+    return {}
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_trial_longer_than_its_job_goes_on(faults: Faults, undisturbed: Tables, ranks: int) -> None:
+    """The worker puts its own job back into the queue, once for each limit."""
+    study = faults.limited if ranks == 1 else faults.limited_two
+    *before, last = study.causes()
+    assert before and set(before) == {"time_limit"} and last == "done"
+    assert study.restarts == [len(before)]
+    assert len({row["worker"] for row in study.attempts()}) == 1
+    check_no_step_was_lost(study)
+    assert study.tables() == undisturbed[1, ranks]
+
+
+def test_faults_do_not_show_in_the_tables(faults: Faults, undisturbed: Tables) -> None:
+    assert faults.five.tables() == undisturbed[5, 1]
+    assert faults.two.tables() == undisturbed[1, 2]
+    assert faults.five.causes(4) == ["done"]
+
+
+def test_an_administrator_requeues_a_running_job(faults: Faults) -> None:
+    study = faults.five
+    assert study.causes(0) == ["interrupted", "done"]
+    assert study.restarts[0] == 1
+    check_no_step_was_lost(study, 0)
+
+
+def test_a_killed_worker_takes_its_trial_along_and_is_replaced(faults: Faults) -> None:
+    study = faults.five
+    assert study.causes(1) == ["killed", "done"]
+    check_went_on(study, 1)
+    first, second = (row["worker"] for row in study.attempts(1))
+    assert first == "000-1" and second.startswith("001-")
+
+
+def test_a_killed_rank_is_told_of_by_its_worker(faults: Faults) -> None:
+    study = faults.five
+    assert study.causes(2) == ["killed", "done"]
+    assert "rank 0: signal SIGKILL" in study.attempts(2)[0]["error"]
+    check_went_on(study, 2)
+
+
+def test_a_killed_rank_on_another_node_ends_the_step(faults: Faults) -> None:
+    """Without srun --kill-on-bad-exit the other rank would wait for half an hour."""
+    study = faults.two
+    assert study.causes() == ["killed", "done"]
+    check_went_on(study)
+
+
+def test_signals_to_all_processes_make_one_checkpoint(faults: Faults) -> None:
+    """Five signals to the worker, the rank and the rank's child: one checkpoint, one end, one requeue."""
+    study = faults.five
+    assert study.causes(3) == ["preempted", "done"]
+    assert study.restarts[3] == 1
+    written = [event for event in study.events(3)[0] if event["event"] == "checkpoint" and event["time"] > faults.signalled_at]
+    assert 1 <= len(written) <= 2  # the second: one that was due when the signals came
+    check_no_step_was_lost(study, 3)
+
+
+def test_a_finished_job_that_is_started_again_changes_nothing(faults: Faults) -> None:
+    assert faults.again["JobState"] == "COMPLETED"
+    assert faults.last_trial() == faults.before
+
+
+def test_nothing_is_left_on_the_nodes(faults: Faults) -> None:
+    """Neither by jobs that ended by themselves nor by those that were killed."""
+    for study in (faults.limited, faults.limited_two, faults.five, faults.two):
+        until(f"the end of all processes of {study.store.root}", lambda study=study: not study.processes(), timeout_s=15)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- preemption
+
+
+class Preempted:
+    """Trials in preemptible partitions, one of them on two nodes, all taken away at once by a job of higher rank."""
+
+    def __init__(self, cluster: Cluster, folder: Path, data: Path):
+        self.low = HeldStudy(folder / "low", cluster, data, partition="low")
+        self.low_two = HeldStudy(folder / "low_two", cluster, data, partition="low", slurm="nodes = 2")
+        self.cancel = HeldStudy(folder / "cancel", cluster, data, partition="cancel")
+        studies = (self.low, self.low_two, self.cancel)
+        for study in studies:
+            study.wait_for_progress()
+        sbatch(cluster, "--partition=high", "--nodes=2", "--exclusive", script="sleep 1")
+        for study in studies:
+            study.end()
+
+
+@pytest.fixture(scope="module")
+def preempted(shared_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, data: Path) -> Preempted:
+    """As most sites have it: the batch shell hears SIGTERM when the time of grace is over, the tasks of a step when it begins."""
+    restore(shared_cluster)
+    return Preempted(shared_cluster, tmp_path_factory.mktemp("preempted"), data)
+
+
+@pytest.fixture(scope="module")
+def signalled(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Preempted:
+    """With SlurmctldParameters=preempt_send_user_signal: the worker hears the signal it has asked for when the time of grace begins."""
+    with temporary_cluster(preempt_signal=True) as cluster:
+        return Preempted(cluster, tmp_path_factory.mktemp("signalled"), data)
+
+
+@pytest.mark.parametrize("which", ["preempted", "signalled"])
+def test_a_preempted_trial_is_requeued_once_and_goes_on(request: pytest.FixtureRequest, undisturbed: Tables, which: str) -> None:
+    scene: Preempted = request.getfixturevalue(which)
+    for study, ranks in ((scene.low, 1), (scene.low_two, 2)):
+        assert study.causes() == ["preempted", "done"]
+        assert study.restarts == [1]
+        assert len({row["job_id"] for row in study.attempts()}) == 1
+        check_no_step_was_lost(study)
+        assert study.tables() == undisturbed[1, ranks]
+
+
+def test_a_trial_whose_job_slurm_cancels_for_another_is_submitted_anew(preempted: Preempted, undisturbed: Tables) -> None:
+    study = preempted.cancel
+    assert study.causes() == ["preempted", "done"]
+    assert [row["worker"] for row in study.attempts()] == ["000-0", "001-0"]
+    check_no_step_was_lost(study)
+    assert study.tables() == undisturbed[1, 1]
+
+
+def test_a_trial_told_in_time_puts_itself_back_where_slurm_would_cancel(signalled: Preempted, undisturbed: Tables) -> None:
+    study = signalled.cancel
+    assert study.causes() == ["preempted", "done"]
+    assert study.restarts == [1]
+    check_no_step_was_lost(study)
+    assert study.tables() == undisturbed[1, 1]
+
+
+# -------------------------------------------------------------------------------------------------------------------- dead nodes
+
+
+class DeadNodes:
+    """A node that loses its power, and one that cannot be reached any more while its job trains on. The job of the second is started
+    again on the first, so that for a while two copies of a trial run."""
+
+    def __init__(self, cluster: Cluster, folder: Path, data: Path):
+        self.cut_off = HeldStudy(folder / "cut_off", cluster, data)
+        self.cut_off.wait_for_progress()
+        node = job(cluster, self.cut_off.job())["NodeList"]
+        other = "n2" if node == "n1" else "n1"
+        self.crashed = HeldStudy(folder / "crashed", cluster, data, site=f'exclude = "{node}"')
+        self.crashed.wait_for_progress()
+        cluster.send(node, "kill")
+        cluster.crash(other)
+        until("both nodes to be given up", lambda: all("down" in state for state in cluster.node_states().values()), timeout_s=90)
+        cluster.start(other)
+        self.cut_off.wait_until("a second attempt", "trials/*/a001.jsonl")
+        self.copies = len(self.cut_off.workers()) + sum(environment(pid).get("SLURMD_NODENAME") == node for pid in self.cut_off.processes())
+        self.cut_off.let_go()
+        for study in (self.crashed, self.cut_off):
+            study.end()
+        until("the end of the copy that was cut off", lambda: not self.cut_off.processes())
+
+
+@pytest.fixture(scope="module")
+def dead_nodes(shared_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, data: Path) -> DeadNodes:
+    """Slurm gives a node up after 20 s here."""
+    restore(shared_cluster)
+    return DeadNodes(shared_cluster, tmp_path_factory.mktemp("dead_nodes"), data)
+
+
+def test_a_trial_goes_on_after_its_node_has_failed(dead_nodes: DeadNodes, undisturbed: Tables) -> None:
+    study = dead_nodes.crashed
+    assert study.causes() == ["node_failure", "done"]
+    check_went_on(study)
+    assert study.tables() == undisturbed[1, 1]
+
+
+def test_a_copy_that_was_cut_off_writes_nothing_more(dead_nodes: DeadNodes, undisturbed: Tables) -> None:
+    study = dead_nodes.cut_off
+    assert dead_nodes.copies >= 2
+    assert study.causes() == ["superseded", "done"]
+    first, second = study.events()
+    begun = second[0]["time"]
+    assert [event["event"] for event in first if event["time"] > begun and event["event"] != "epoch"] == ["end"]
+    assert study.tables() == undisturbed[1, 1]
