@@ -8,7 +8,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup demo test test-slow test-slurm lint bench-loader bench-throughput bench-start clean
+.PHONY: help setup demo test test-slow test-slurm chaos lint bench-loader bench-throughput bench-start bench-launch clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-17s %s\n' "$$name" "$$text"; done
@@ -33,6 +33,9 @@ test-slurm: setup  ## brings a Slurm up on this machine (Debian or Ubuntu, root)
 	@[ "$$(id -u)" = 0 ] || { echo 'make test-slurm starts a Slurm of its own and needs root: slurm/README.md' >&2; exit 1; }
 	@$(PY) -m pytest -q -m slurm
 
+chaos: setup  ## 300 random faults on 150 trials on a Slurm of its own (root); SEED=n repeats a run's faults
+	@$(PY) -m tests.chaos $(if $(SEED),--seed $(SEED))
+
 lint: setup  ## ruff and mypy
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
@@ -43,8 +46,11 @@ bench-loader: setup  ## images/s of the cache and batched augmentation against D
 bench-throughput: setup  ## trials per hour against submitit alone and a hand-written loop
 	@$(PY) -m benchmarks.throughput
 
-bench-start: setup  ## seconds from the command to the first training step
+bench-start: setup  ## seconds from the command to the first training step; as root also on a Slurm of its own
 	@$(PY) -m benchmarks.start
+
+bench-launch: setup  ## what 10,000 trials cost the launcher, on a Slurm that it brings up (Debian or Ubuntu, root)
+	@$(PY) -m benchmarks.launch
 
 clean:  ## remove .venv and caches; studies (runs/) and data (data/) stay
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

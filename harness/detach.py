@@ -43,16 +43,17 @@ def detach(run: Any, profile: Profile, options: argparse.Namespace) -> int:
         StudyError: Slurm does not take the job, or does not answer.
     """
     run.prepare()
+    if options.retry:
+        run.forgive()
     run.lease.release()
     try:
         there = launcher_jobs(run.store, slurm.queue())
     except slurm.Unanswered as error:
         raise StudyError(f"Slurm does not answer ({error}); give the same command again") from error
-    again = ["--retry"] if options.retry else []
-    job_id = there[0].job_id if there else submit_launcher(run.store, profile, run.code, more=again)
+    job_id = there[0].job_id if there else submit_launcher(run.store, profile, run.code)
     root = shlex.quote(str(run.store.root))
-    print(f"{'the launcher waits already' if there else 'submitted the launcher'} as job {job_id}; it submits the trials and needs nobody to "
-          "wait for it\n"
+    print(f"{'the launcher is there already,' if there else 'submitted the launcher'} as job {job_id}; it submits the trials and needs "
+          "nobody to wait for it\n"
           f"look: python -m harness.status {root}\nits log: {_log(run.store, job_id)}\nend everything: python -m harness.cancel {root}")
     return 0
 
@@ -61,13 +62,12 @@ def _log(store: Store, job_id: str) -> Path:
     return store.submitit_folder / f"launcher-{job_id}.log"
 
 
-def submit_launcher(store: Store, profile: Profile, code: str, *, after: str = "", more: list[str] | None = None) -> str:
+def submit_launcher(store: Store, profile: Profile, code: str, *, after: str = "") -> str:
     """Submits a launcher job; returns its number.
 
     Args:
         code: digest of the code snapshot it runs.
         after: the job that must have ended first.
-        more: further options of `harness.launch`.
 
     Raises:
         StudyError: Slurm does not take the job, or does not answer.
@@ -82,7 +82,7 @@ def submit_launcher(store: Store, profile: Profile, code: str, *, after: str = "
                   "time": wanted.time_min, "nodes": 1, "ntasks_per_node": 1, "cpus_per_task": wanted.cpus, "mem": f"{wanted.mem_gb}GB",
                   "use_srun": False, "stderr_to_stdout": True, "wckey": None, "additional_parameters": extra,
                   "setup": [*preamble(profile), *worker_environment(store.code_folder(code), 1)]}
-    arguments = [str(store.grid_file), "--study-dir", str(store.root), "--standby", *(more or [])]
+    arguments = [str(store.grid_file), "--study-dir", str(store.root), "--standby"]
     if profile.file:
         arguments += ["--profile", profile.file]
     try:

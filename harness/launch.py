@@ -30,10 +30,10 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--dry-run", action="store_true", help="show what would run, what is missing and what it costs; submit nothing")
     options.add_argument("--profile", metavar="NAME", help="what this cluster calls things: slurm/profiles/NAME.toml or one of your own in "
                          "~/.config/harness/profiles (default: the one that ~/.config/harness/config.toml names)")
-    options.add_argument("--preflight", action="store_true", help="ask the cluster, and a node of it, whether the study could run; submit "
-                         "no trial")
-    options.add_argument("--export", type=Path, metavar="DIR", help="write DIR/<trial>/config.json of every trial, for python -m jobs.train "
-                         "and slurm/array.sbatch; submit nothing")
+    options.add_argument("--preflight", action="store_true",
+                         help="ask the cluster, and a node of it, whether the study could run; submit no trial")
+    options.add_argument("--export", type=Path, metavar="DIR",
+                         help="write DIR/<trial>/config.json of every trial, for python -m jobs.train and slurm/array.sbatch; submit nothing")
     options.add_argument("--detach", action="store_true", help="submit the launcher itself as a small job, and return")
     options.add_argument("--standby", action="store_true", help="inside a job: keep another launcher job waiting that takes over should "
                          "this one end before the study does (--detach does so)")
@@ -184,7 +184,8 @@ def _close(run: Any, now: Any, command_line: str) -> int:
     for trial in bad[:5]:
         attempts = run.store.scan([trial])[trial].attempts
         last = attempts[-1] if attempts else None
-        reason = last.error or f"{last.cause or 'killed'} each time, before it got anywhere" if last else "before it began"
+        ended = last.error or f"its last attempt ended with: {last.cause or 'killed'}" if last else "before it began"
+        reason = "taken back by somebody" if now.status[trial] == "cancelled" else ended
         print(f"{now.status[trial]}: {trial}  {reason}")
         if attempts:
             print(f"  log: {_short(run.store.attempt_log(trial, len(attempts) - 1))}")

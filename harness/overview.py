@@ -269,9 +269,9 @@ def _look(store: Store, *, ask: bool) -> Overview:
     results = {trial: store.result(trial) for trial, state in states.items() if state.result and trial not in known}
     metric = grid.metric if grid else ""
     known |= {trial: finished(result, metric, list(store.attempts(trial))) for trial, result in results.items() if result}
-    cancelled = store.cancelled()
+    cancelled, forgiven = store.cancelled(), store.forgiven()
     retry = dataclasses.asdict(grid.retry) if grid else {}
-    decided = plan(list(trials), states, living=living, retry=retry, cancelled=cancelled)
+    decided = plan(list(trials), states, living=living, retry=retry, forgiven=forgiven, cancelled=cancelled)
     return Overview(store=store, now=time.time(), grid=grid, trials=trials, finished=known, states=states, plan=decided, batches=batches,
                     living=living, launcher=launcher, queue=queue, trouble=trouble, unseen=unseen, cancelled=cancelled)
 

@@ -14,6 +14,8 @@ RAISED = ("exception", "out_of_memory")
 """Causes that would come again: all attempts that ended so count, however far they got."""
 GOES_ON = ("interrupted", "time_limit", "preempted")
 """Causes after which Slurm may start the worker's job again."""
+TAKEN_AWAY = ("preempted", "node_failure", "cancelled")
+"""Causes that say nothing of what a worker was doing."""
 FAILED = (*RAISED, "time_limit")
 """Causes after which a trial that is given up is called failed; after the others it is lost."""
 

@@ -31,7 +31,7 @@ _STARTS = {
     "Priority": "jobs with a higher priority are ahead of them",
     "Resources": "they are next in line, as soon as enough of the cluster is free",
     "BeginTime": "Slurm lets a job that was put back into the queue wait about two minutes",
-    "Dependency": "they start when the job they wait for has ended",
+    "Dependency": "another job has to end first",
     "JobArrayTaskLimit": "as many run at once as [slurm] running or the profile lets",
     "Licenses": "the licenses they need are in use",
     "Reservation": "their reservation has not begun yet",

@@ -162,20 +162,22 @@ def parse_queue(text: str) -> Queue:
     return found
 
 
-def accounting(job_ids: Iterable[str]) -> dict[str, str]:
+def accounting(job_ids: Iterable[str], names: Iterable[str] = ()) -> dict[str, str]:
     """Job id -> final state, from the accounting, of those that it knows to be over. It is seconds late, and may be absent.
 
     Args:
         job_ids: "123" or "123_4".
+        names: the jobs' names: a controller that lost its memory gives numbers out again, and those of the past are in the accounting.
 
     Raises:
         Unanswered
     """
     wanted = sorted(set(job_ids))
+    named = [f"--name={','.join(sorted(set(names)))}"] if names else []
     found = {}
     for first in range(0, len(wanted), 500):  # a command line has an end
         said = ask("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State", "--starttime=1970-01-01",
-                   "--jobs=" + ",".join(wanted[first:first + 500]))
+                   "--jobs=" + ",".join(wanted[first:first + 500]), *named)
         for line in said.splitlines():
             job_id, _, state = line.partition("|")
             if state and state.split()[0] in FINAL:

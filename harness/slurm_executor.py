@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from submitit import SlurmExecutor as SubmititSlurmExecutor
-from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.core.utils import CommandFunction, FailedJobError, FailedSubmissionError
 
 from harness import slurm
 from harness.errors import StudyError, UsageError
@@ -73,9 +73,9 @@ class SlurmExecutor:
         """Raises UsageError when there is no Slurm here, StudyError when what the grid asks for cannot be."""
         if not slurm.available():
             raise UsageError("no Slurm here (sbatch is not on the PATH); add --local to run on this machine")
-        if not str(self.store.root).isprintable():
-            raise StudyError(f"the path of the study folder, {str(self.store.root)!r}, has control characters, which no job script can "
-                             "hold; choose another place with --study-dir DIR")
+        if not str(self.store.root).isprintable() or "\\" in str(self.store.root):
+            raise StudyError(f"the path of the study folder, {str(self.store.root)!r}, has control characters or backslashes, which Slurm "
+                             "cannot write logs to; choose another place with --study-dir DIR")
         if 0 < self.wanted.gpus_per_node < self.wanted.tasks_per_node:
             raise StudyError(f"[slurm] gpus_per_node = {self.wanted.gpus_per_node} for tasks_per_node = {self.wanted.tasks_per_node}: "
                              "each process needs a GPU of its own")
@@ -229,7 +229,7 @@ class SlurmExecutor:
                 _, _, accounted = self._cluster_limits()
                 if accounted:
                     with contextlib.suppress(slurm.Unanswered):  # it only makes sure sooner
-                        self._take_ends(batches, slurm.accounting(missing))
+                        self._take_ends(batches, slurm.accounting(missing, [self.job_name(batch.number) for batch in batches]))
         except slurm.Unanswered as error:
             self._hear_nothing(str(error))
             return
@@ -374,15 +374,14 @@ class _Submission(SubmititSlurmExecutor):
         super().__init__(folder, python=f"exec {shlex.quote(python or sys.executable)}")
         self._ours = f"{self.python} -u -m {module} {shlex.join(arguments)}"
 
-    @property
-    def _submitit_command_str(self) -> str:
-        return self._ours
-
     def send(self, array: int) -> str:
-        """Submits, as an array of so many elements unless it is 0; returns the job's number."""
+        """Submits, as an array of so many elements unless it is 0; returns the job's number. submitit's own way to do so names the
+        script after that number, and takes a `%j` in the path for it."""
         if array:
             self.parameters["map_count"] = array
-        return str(self._submit_command(self._submitit_command_str).job_id)
+        script = Path(self.folder) / f"{self.parameters['job_name']}.sh"
+        script.write_text(self._make_submission_file_text(self._ours, ""), encoding="utf-8")
+        return str(self._get_job_id_from_submission_command(CommandFunction(self._make_submission_command(script), verbose=False)()))
 
 
 def submit(folder: Path, parameters: dict[str, Any], python: str, module: str, arguments: list[str], *, array: int = 0) -> str:
@@ -405,9 +404,6 @@ def submit(folder: Path, parameters: dict[str, Any], python: str, module: str, a
             return submission.send(array)
     except (FailedJobError, FailedSubmissionError) as error:
         raise slurm.submission_error(str(error)) from error
-    finally:
-        for script in folder.glob(".submission_file_*.sh"):
-            script.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

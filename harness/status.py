@@ -201,13 +201,15 @@ def _draw_launcher(screen: Screen, overview: Overview, said: dict[str, Any]) -> 
             screen.fact("launcher", f"{who}; cannot be seen from here, {sign}", style="yellow")
         elif launcher.alive:
             screen.fact("launcher", who)
-        elif not said["over"]:
+        elif not said["over"] and not said["launcher_jobs"]:
             screen.fact("launcher", f"none: the last one ({who}) has ended; what runs goes on, nothing new is submitted", style="yellow")
             screen.command(overview.launch_command(), label="go on")
-    for job in said["launcher_jobs"]:
-        if job["state"] != "RUNNING":
-            meaning, _ = reasons.explain(job["reason"])
-            screen.fact("", f"job {job['job_id']} waits to launch it: {job['reason']}" + (f" ({meaning})" if meaning else ""))
+    known = launcher is not None and launcher.alive
+    for number, job in enumerate(job for job in said["launcher_jobs"] if not known or job["job_id"] != said["launcher"]["job_id"]):
+        meaning, starts = reasons.explain(job["reason"])
+        reason = f": {job['reason']}" + (f" ({meaning})" if meaning else "") if job["state"] == "PENDING" else ""
+        what = "waits to launch it" if job["state"] == "PENDING" else f"begins to launch it on {job['nodes']}"
+        screen.fact("" if number or known else "launcher", f"job {job['job_id']} {what}{reason}", style="" if starts else "red")
 
 
 def _draw_running(screen: Screen, said: dict[str, Any]) -> None:
@@ -262,7 +264,7 @@ def _draw_sums(screen: Screen, overview: Overview, said: dict[str, Any]) -> None
         causes = ", ".join(f"{number} {cause}" for cause, number in Counter(said["failures"]).most_common())
         screen.fact("failed", causes, style="red")
         screen.command(overview.command("why"), label="why")
-    if said["over"]:
+    if said["over"] and said["trials"]["done"]:
         screen.command(f"python -m analysis.plots {shown(overview.root)}", label="figures")
 
 

@@ -10,7 +10,7 @@
       submit/000.json             a batch, before it is submitted: trials with the attempt each may make
       submit/000.job.json         Slurm's number for it, once it is submitted
       submit/000-1.json           the worker that took place 1 of batch 0, or a launcher's note that nobody may
-      cancel/000.json             trials that are not wanted any more
+      cancel/000.json             trials that are not wanted any more, or are wanted again
       trials/<trial_id>/          config.json a000.jsonl a000.log checkpoint-*.pt selected.pt result.json
       trials/<trial_id>/a000.end.json   how an attempt ended whose worker could not say so itself
       submitit/                   job scripts and what the workers print; never the truth
@@ -249,10 +249,24 @@ class Store:
     # --- what is not wanted any more -----------------------------------------------------------------------------------------
 
     def write_cancel(self, trials: dict[str, int]) -> None:
-        """Records that trials are not wanted any more: trial -> how many attempts it had then; -1: it is wanted again."""
+        """Records that trials are not wanted any more: trial -> how many attempts it had then."""
+        self._write_wish({"trials": trials, "forgiven": {}})
+
+    def forgive(self, trials: dict[str, int]) -> None:
+        """Records that trials are wanted again, whatever became of them: trial -> how many attempts do not count against it."""
+        self._write_wish({"trials": dict.fromkeys(trials, -1), "forgiven": trials})
+
+    def _write_wish(self, content: dict[str, Any]) -> None:
         number = sum(1 for _ in (self.root / "cancel").glob("[0-9]*.json"))
-        while not files.publish(self.root / "cancel" / f"{number:03d}.json", files.to_json({"trials": trials}), step="cancel"):
+        while not files.publish(self.root / "cancel" / f"{number:03d}.json", files.to_json(content), step="cancel"):
             number += 1
+
+    def forgiven(self) -> dict[str, int]:
+        """trial -> how many of its first attempts do not count against it."""
+        found: dict[str, int] = {}
+        for path in sorted((self.root / "cancel").glob("[0-9]*.json")):
+            found |= files.read_json(path, "trials").get("forgiven", {})
+        return found
 
     def cancelled(self) -> dict[str, int]:
         """trial -> how many attempts it had when it was last cancelled, without those that are wanted again."""

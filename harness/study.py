@@ -7,6 +7,7 @@ whoever creates the attempt's file, and a result is published once.
 
 import dataclasses
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,11 +17,13 @@ from harness.budget import Budget
 from harness.errors import MissingData, StudyError
 from harness.grid import Grid
 from harness.lease import Lease
-from harness.plan import Batch, Plan, PlannedTrial, TrialState, canaries, plan, same_error
+from harness.plan import TAKEN_AWAY, Batch, Plan, PlannedTrial, TrialState, canaries, plan, same_error
 from harness.store import Store
 from harness.trials import job_of, kinds_of, plan_trials, request_of
 
 COMPACT_EVERY_S = 30.0
+MEND = ("mend what it complains of (on Slurm: `setup` and `python` in the profile; --preflight tries them on a node), then give the same "
+        "command again")
 LAST_WORDS_S = 10.0
 """How long workers that have nothing left to do get to write their last lines."""
 
@@ -108,6 +111,10 @@ class Launch:
         self._silent: set[str] = set()
         """Trials that have got their result under our eyes; their workers may not have written the last line yet."""
         self._dead_starts, self._idle_batches = 0, 0
+        self._submitted: set[int] = set()
+        """Batches that this launch submitted."""
+        self._cancelled: Counter[str] = Counter()
+        """How often the waiting job of a trial was cancelled by hand."""
         self._last_batch: Batch | None = None
         self.trials: list[PlannedTrial] = []
         """All trials, once they are planned."""
@@ -138,9 +145,9 @@ class Launch:
         kinds = kinds_of(trials)
         budget = Budget(self.store, self.grid, trials, kinds)
         at_start = self._scan(trials)
-        forgiven = {trial: len(state.attempts) for trial, state in at_start.items()} if self.options.retry else {}
-        if forgiven and (unwanted := self.store.cancelled()):
-            self.store.write_cancel(dict.fromkeys(unwanted, -1))
+        if self.options.retry:
+            self.forgive()
+        forgiven = self.store.forgiven()
         why = ""
         compacted_at, compacted, compacting_s = time.monotonic(), -1, 0.0
         written = tables.Tables(self.store, self.grid, trials)
@@ -156,7 +163,7 @@ class Launch:
             if not why and (why := self._reason_to_stop(now, states, at_start, budget)):
                 self._stop_everything(running=not self.executor.leaves_workers or budget.overdrawn)
             self.display.update(self, now)
-            if self.standby and not now.over:
+            if self.standby and not (now.over or self.stopping or why):
                 self.standby.keep(getattr(self.executor, "queue", None), self.code)
             done = len(trials) - now.count("running", "queued", "pending")
             if now.over or ((self.stopping or why) and (self.executor.leaves_workers or not living)):
@@ -176,6 +183,11 @@ class Launch:
         if why and not now.over:
             raise StudyError(why)
         return now
+
+    def forgive(self) -> None:
+        """Lets everything that has no result begin anew to count how often it was tried."""
+        trials = [trial.id for trial in self.trials]
+        self.store.forgive({trial: len(state.attempts) for trial, state in self.store.scan(trials).items() if not state.result})
 
     def _reason_to_stop(self, now: Plan, states: dict[str, TrialState], at_start: dict[str, TrialState], budget: Budget) -> str:
         """Why nothing more is to be submitted, though trials are left; "" when there is no reason."""
@@ -312,10 +324,23 @@ class Launch:
         """Closes the place of a worker that never came."""
         if not self.store.claim_place(batch.number, place, {"closed": True}):
             return
-        if (said := self.executor.last_words(batch.worker(place))) is not None:
+        worker = batch.worker(place)
+        cause = (self.executor.end_of(worker) or {}).get("cause")
+        if cause == "cancelled":
+            self._count_cancelled(batch.trials_of(place))
+        ours = batch.number in self._submitted  # what was mended since an earlier launch is not to be held against this one
+        if ours and cause not in TAKEN_AWAY and (said := self.executor.last_words(worker)) is not None:
             self._dead_starts += 1
             if self._dead_starts > self._retry["launch_failure"]:
-                raise StudyError(f"{self._dead_starts} workers ended before they could begin; the last one said:\n{said}")
+                raise StudyError(f"{self._dead_starts} workers ended before they could begin; the last one said:\n{said}\n{MEND}")
+
+    def _count_cancelled(self, trials: list[tuple[str, int]]) -> None:
+        """Takes trials whose waiting job was cancelled by hand again and again for cancelled."""
+        self._cancelled.update(trial for trial, _ in trials)
+        allowed = self._retry["cancelled"]
+        if unwanted := {trial: attempt for trial, attempt in trials if 0 <= allowed < self._cancelled[trial]}:
+            self.store.write_cancel(unwanted)
+            self.display.note(f"jobs of {', '.join(unwanted)} were cancelled in the queue more than {allowed} times: not submitted again")
 
     def _tell_ends(self, states: dict[str, TrialState], living: dict[str, Batch]) -> None:
         """Writes down how attempts ended whose workers could not say so, where Slurm can."""
@@ -352,17 +377,19 @@ class Launch:
             if not self.store.write_batch(batch):
                 return
             self._last_batch = batch
+            self._submitted.add(batch.number)
             if not self.executor.submit(batch):
                 return
 
     def _count_idle(self, batch: Batch) -> None:
         """Raises StudyError when batches ended again and again without beginning their first trial."""
-        said = self.executor.last_words(self._last_batch.worker(0)) if self._last_batch else None
+        last = self._last_batch.worker(0) if self._last_batch else ""
+        said = self.executor.last_words(last) if last and (self.executor.end_of(last) or {}).get("cause") not in TAKEN_AWAY else None
         same = self._last_batch is not None and self._last_batch.trials[0] == batch.trials[0]
         self._idle_batches = self._idle_batches + 1 if same and said is not None else 0
         if self._idle_batches > self._retry["launch_failure"]:
             raise StudyError(f"{self._idle_batches} batches of workers ended before they began a trial; a worker of the last one said:\n"
-                             f"{said}")
+                             f"{said}\n{MEND}")
 
     def _stop_everything(self, *, running: bool) -> None:
         """Lets no worker begin that has not, and asks those that have to keep their progress and end, where `running`."""

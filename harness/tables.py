@@ -22,6 +22,8 @@ from jobs.config import METRICS, PARAMETERS, TEST_METRICS, Config
 from jobs.datasets import DATASETS
 
 SCHEMA_VERSION = 1
+BLOCK = 1000
+"""Trials that are read together: as columns they take a tenth of the memory."""
 _TYPES: dict[object, pa.DataType] = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -35,10 +37,6 @@ _ATTEMPTS = pa.schema([
 
 _OF_START = ("host", "pid", "worker", "job_id", "device", "ranks", "commit", "dirty", "code", "python", "torch")
 """Columns of attempts that the attempt's first event holds."""
-
-
-BLOCK = 1000
-"""Trials that are read together: as columns they take a tenth of the memory."""
 
 
 class Tables:
@@ -75,7 +73,7 @@ class Tables:
             rows["epochs"] += [{"trial_id": trial.id, **{name: row.get(name) for name in columns}} for row in curve]
             attempts = [_attempt_row(trial.id, number, events, living) for number, events in enumerate(self.store.attempts(trial.id))]
             rows["attempts"] += attempts
-            over = over and result is not None and all(attempt["ended"] for attempt in attempts)
+            over = over and result is not None and bool(attempts) and attempts[-1]["cause"] == result["status"]  # its last word is there
         block = {name: pa.Table.from_pylist(rows[name], schema) for name, schema in self._schemas.items()}
         if over:
             self._kept[first] = block

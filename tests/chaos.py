@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from chaos_studies import ChaosError, ChaosStudy, Worker, make_studies, strike
 from chaos_verdict import judge, loss_lines, losses
-from slurm_fixture import NODES, Cluster, ClusterError, sbatch, temporary_cluster
+from slurm_fixture import NODES, Cluster, ClusterError, temporary_cluster
 
 TARGET_S = 30.0
 """How long a fault waits for something that it can hit before another takes its place."""
@@ -270,10 +270,10 @@ class Chaos:
         if not nodes:
             return None
         before = time.strftime("%Y-%m-%dT%H:%M:%S")
-        job_id = sbatch(self.cluster, "--partition=high", f"--nodelist={self.chance.choice(nodes)}", "--job-name=chaos",
-                        f"--cpus-per-task={self.chance.choice((2, 3))}", script="sleep 0.2")
+        job_id = self._ask("sbatch", "--parsable", "--partition=high", f"--nodelist={self.chance.choice(nodes)}", "--job-name=chaos",
+                           f"--cpus-per-task={self.chance.choice((2, 3))}", "--output=/dev/null", "--wrap=sleep 0.2").stdout.strip()
         give_up = time.monotonic() + 8
-        while time.monotonic() < give_up:
+        while job_id and time.monotonic() < give_up:
             said = self._ask("squeue", "--noheader", "--array", "--partition=low,cancel,main",
                                     "--Format=ArrayJobID:20,ArrayTaskID:20,PreemptTime:30").stdout
             victims = {f"{array}_{task}" for array, task, when in map(str.split, said.splitlines()) if before <= when < "N"}
@@ -282,7 +282,8 @@ class Chaos:
             self._pass(0.2)
             if "slurmctld" in self.down:
                 break
-        self._ask("scancel", job_id)
+        if job_id:
+            self._ask("scancel", job_id)
         return None
 
     def kill_slurmctld(self) -> Hit | None:
@@ -428,25 +429,28 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _run(options: argparse.Namespace, seed: int, folder: Path) -> bool:
-    """Prepares, disturbs, judges and prints; whether all is as promised."""
+    """Disturbs, repeats undisturbed, judges and prints; whether all is as promised."""
     began, signalled = time.monotonic(), bool(seed % 2)
-    print(f"chaos with seed {seed}: {options.faults} faults on {options.trials} trials", flush=True)
     with temporary_cluster(preempt_signal=signalled) as cluster:
+        print(f"chaos with seed {seed}: {options.faults} faults on {options.trials} trials, on the cluster in {cluster.folder}", flush=True)
         studies = make_studies(folder, cluster, trials=options.trials)
         chaos = Chaos(cluster, studies, seed=seed, faults=options.faults, until=began + options.limit_s, log=folder / "faults.log")
         try:
-            for study in studies:
-                study.run_undisturbed()
-            undisturbed_s = time.monotonic() - began
-            print(f"undisturbed runs took {undisturbed_s:.0f} s", flush=True)
             chaos.run()
-            verdict = judge(studies, chaos.jobs)
+            submissions = [study.submissions() for study in studies]
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):  # from here on everything is taken down, which takes seconds
+            for number in (signal.SIGINT, signal.SIGTERM):  # taking everything down takes seconds
                 signal.signal(number, signal.SIG_IGN)
             for study in studies:
                 study.end()
             shutil.copytree(cluster.folder / "log", folder / "slurm-log", dirs_exist_ok=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
+    disturbed_s = time.monotonic() - began
+    print(f"the studies are over after {disturbed_s:.0f} s; now the same without faults", flush=True)
+    for study in studies:
+        study.run_undisturbed()
+    verdict = judge(studies, submissions, chaos.jobs)
     found, total_s = losses(studies, chaos.hits)
     enough = len(chaos.hits) >= options.faults and verdict.trials >= options.trials
     lines = [f"\nseed {seed}: {len(chaos.hits)} faults on {verdict.trials} trials in {len(studies)} studies and {verdict.batches} batches; "
@@ -457,8 +461,8 @@ def _run(options: argparse.Namespace, seed: int, folder: Path) -> bool:
                         ("launchers that failed", chaos.problems), ("faults too few", [] if enough else ["the studies were over before"])):
         lines += [f"{len(wrong):>6} {what}", *(f"       {text}" for text in wrong[:10])]
     good = verdict.good and enough and not chaos.problems
-    lines.append(f"{'as promised' if good else 'NOT AS PROMISED'}; {time.monotonic() - began:.0f} s, {undisturbed_s:.0f} s of them for the "
-                 "undisturbed runs")
+    lines.append(f"{'as promised' if good else 'NOT AS PROMISED'}; {time.monotonic() - began:.0f} s, {disturbed_s:.0f} s of them on the "
+                 "cluster")
     print("\n".join(lines), flush=True)
     return good
 

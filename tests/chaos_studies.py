@@ -13,7 +13,9 @@ from slurm_studies import SlurmBench
 from studies import ROOT
 
 from harness.files import read_log
+from harness.grid import read_grid
 from harness.store import Store
+from harness.trials import plan_trials
 
 OFTEN = 40
 """How often in [retry] a trial may die of one cause before it gets on. Faults are a hundred times as dense here as where the defaults
@@ -136,7 +138,7 @@ class Kind:
 
 KINDS = (Kind(name="sleeping", partition="low", weight=42, variants=4, epochs=50, running=3, share=3),
          Kind(name="cancelled", partition="cancel", weight=30, variants=3, epochs=50, running=2, share=4, time_min=1),
-         Kind(name="digits", partition="low", weight=24, variants=2, epochs=160, running=1, share=6, built_in=True),
+         Kind(name="digits", partition="low", weight=24, variants=2, epochs=120, running=1, share=6, built_in=True),
          Kind(name="two-ranks", partition="main", weight=4, variants=2, epochs=25, running=1, share=2, built_in=True, ranks=2))
 
 
@@ -195,7 +197,7 @@ class ChaosStudy(SlurmBench):
         self.twin = Store(self.folder / "undisturbed")
         self.launcher: subprocess.Popen[bytes] | None = None
         self.launches, self.over = 0, False
-        self.trials: list[str] = []
+        self.trials = [trial.id for trial in plan_trials(read_grid(self.grid))]
         self.attempts_at_result: dict[str, int] = {}
         """Trial -> how many attempts it had when its result was first seen."""
         self._far: dict[str, float] = {}
@@ -207,7 +209,6 @@ class ChaosStudy(SlurmBench):
             done = subprocess.run(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log, timeout=600, check=False)
         if done.returncode:
             raise ChaosError(f"the undisturbed run of {self.name} failed:\n{(self.folder / 'undisturbed.log').read_text()[-2000:]}")
-        self.trials = [trial.id for trial in self.twin.trials()]
 
     def launch(self) -> None:
         """Gives the command, the same each time."""
@@ -219,9 +220,9 @@ class ChaosStudy(SlurmBench):
                                              stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def end(self) -> None:
-        """Ends the launcher; its jobs end with the cluster."""
-        if self.launcher:
-            self.launcher.kill()
+        """Ends the launcher and what it is just asking Slurm; its jobs end with the cluster."""
+        if self.launcher and self.launcher.poll() is None:
+            os.killpg(self.launcher.pid, signal.SIGKILL)
             self.launcher.wait()
 
     def said(self) -> str:

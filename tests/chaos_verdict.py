@@ -12,7 +12,6 @@ from chaos_studies import ChaosStudy
 
 from harness.files import read_log
 
-
 NOTED_S = 1.0
 """An attempt may have written its end so long before its fault is noted."""
 
@@ -46,23 +45,22 @@ class Verdict:
         return not (self.lost or self.again or self.twice or self.different)
 
 
-def judge(studies: Sequence[ChaosStudy], jobs: dict[str, set[str]]) -> Verdict:
+def judge(studies: Sequence[ChaosStudy], submissions: Sequence[dict[str, set[str]]], jobs: dict[str, set[str]]) -> Verdict:
     """Counts.
 
     Args:
-        jobs: name of a batch -> the jobs that had it, as far as the queue was looked at; the accounting is asked too.
+        submissions: of each study, name of a batch -> the jobs that had it by the accounting.
+        jobs: the same of all studies, by the queue whenever it was looked at.
     """
     found = Verdict()
-    for study in studies:
+    for study, known in zip(studies, submissions, strict=True):
         found.trials += len(study.trials)
         found.batches += len(study.store.batches())
         found.lost += [f"{study.name}/{trial}" for trial in study.trials if study.store.result(trial) is None]
         for trial in study.trials:
             found.again += [f"{study.name}/{trial} attempt {number}" for number in begun_again(study, trial)]
-        known = study.submissions()
-        for name in known:
-            known[name] |= jobs.get(name, set())
-        found.twice += [f"{study.name}/{name}: {sorted(ids)}" for name, ids in known.items() if len(ids) > 1]
+        both = {name: ids | jobs.get(name, set()) for name, ids in known.items()}
+        found.twice += [f"{study.name}/{name}: {sorted(ids)}" for name, ids in both.items() if len(ids) > 1]
         for table in ("trials", "epochs"):
             if _bytes(study.store.table_file(table)) != _bytes(study.twin.table_file(table)):
                 found.different.append(f"{study.name}/{table}.parquet")
@@ -137,7 +135,7 @@ def _saved(events: Sequence[dict[str, Any]], later: Sequence[Sequence[dict[str, 
     first = min((event["epoch"] for log in later for event in log if event["event"] == "epoch"), default=None)
     redone = min((event["time"] for event in events if event["event"] == "epoch" and first is not None and event["epoch"] >= first),
                  default=float("inf"))
-    return max((event["time"] for event in events if event["event"] == "checkpoint" and event["time"] <= redone), default=began)
+    return max((event["time"] for event in events if event["event"] == "checkpoint" and event["time"] < redone), default=began)
 
 
 def loss_lines(found: Sequence[Loss], hits: Sequence[Fault], missed: Counter[str], total_s: float) -> list[str]:

@@ -78,6 +78,8 @@ def test_finished_trials_say_what_those_of_their_kind_take(tmp_path: Path) -> No
 def test_all_attempts_are_paid_for_whatever_came_of_them(tmp_path: Path) -> None:
     study = Study(tmp_path, 100)
     study.attempt(0, 0.5, "preempted")
+    study.paid()
+    assert study.budget.spent_h == 4 * 0.5
     study.attempt(0, 0.25, "out_of_memory", number=1, began_h=5)  # a clock that goes wrong on another node changes nothing
     study.attempt(0, 1.0, None, number=2)
     study.attempt(1, 0.5, "infeasible")

@@ -141,7 +141,7 @@ def test_the_digits_study_gives_the_tables_of_one_machine(tmp_path: Path, data: 
     there.finish()
     assert there.tables() == of_one_machine(tmp_path, data, DIGITS_GRID.replace("running = 1", "running = 2"))
     assert set(pd.read_parquet(there.store.table_file("trials"))["status"]) == {"done"}
-    assert not list(there.store.root.rglob("*.pkl"))  # nothing is unpickled anywhere
+    assert not list(there.store.root.rglob("*.pkl*"))  # nothing is unpickled anywhere
 
 
 def test_two_nodes_with_two_ranks_give_the_tables_of_two_ranks_on_one_machine(tmp_path: Path, data: Path, cluster: Cluster) -> None:
@@ -244,6 +244,15 @@ def test_another_limit_with_the_same_second_line_is_for_good(tmp_path: Path, lim
     spied.finish()
 
 
+def test_an_account_that_does_not_exist(tmp_path: Path, limited: Cluster) -> None:
+    spied = Spied(tmp_path, limited).trials(2)
+    spied.site('account = "nobody"')
+    status, said = spied.run()
+    assert status == 1 and "nvalid account" in said and 'account = "nobody" by the profile "site"' in said, said
+    assert not spied.queue()
+    spied.site('account = "lab"').finish()
+
+
 # ------------------------------------------------------------------------------------------------------ what a job is asked for
 
 
@@ -314,7 +323,8 @@ def test_a_launch_from_inside_a_job(spied: Spied) -> None:
     """Nothing of the outer job reaches the inner ones, and nothing that looks like a secret; where Slurm's configuration is does."""
     spied.trials(1)
     outer = {"SLURM_OUTER": "1", "SLURM_CPUS_PER_TASK": "3", "SBATCH_PARTITION": "nowhere", "SBATCH_ARRAY_INX": "0-9",
-             "SRUN_CPUS_PER_TASK": "9", "SLURM_CLUSTERS": "elsewhere", "SUBMITIT_EXECUTOR": "outer", "RANK": "7", "WORLD_SIZE": "9", "MASTER_ADDR": "nowhere"}
+             "SRUN_CPUS_PER_TASK": "9", "SLURM_CLUSTERS": "elsewhere",
+             "SUBMITIT_EXECUTOR": "outer", "RANK": "7", "WORLD_SIZE": "9", "MASTER_ADDR": "nowhere"}
     secret = {"WANDB_API_KEY": "hush", "AWS_SECRET_ACCESS_KEY": "hush", "AWS_SESSION_TOKEN": "hush", "SSH_AUTH_SOCK": "/tmp/hush",
               "DB_PASSWORD": "hush", "HF_TOKEN": "hush"}
     exports = "\n".join(f"export {name}={value}" for name, value in {**outer, **secret, "HARMLESS": "kept"}.items())
@@ -372,7 +382,8 @@ def test_a_job_that_is_requeued_goes_on_with_what_is_left(tmp_path: Path, cluste
 # ------------------------------------------------------------------------------------------------------- what sbatch's texts mean
 
 
-VIOLATES = "\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+VIOLATES = ("\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time "
+            "limits)")
 
 
 @pytest.mark.parametrize("said, meaning", [

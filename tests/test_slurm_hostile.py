@@ -9,10 +9,12 @@ from slurm_fixture import Cluster, until
 from slurm_studies import SlurmBench
 from studies import ROOT
 
+from harness import launch
+
 pytestmark = pytest.mark.slurm
 
 SHELL = "it's \"a\" $(touch pwned); `touch pwned` & ${HOME} * | touch pwned > pwned"
-NAMES = [SHELL, "%j %A_%a %t %% %", "-rf", "größe-数-🙂", "back\\slash \\n \\", "#SBATCH --wrap='touch pwned'", "~root"]
+NAMES = [SHELL, "%j %A_%a %t %% %", "-rf", "größe-数-🙂", "#SBATCH --wrap='touch pwned'", "~root"]
 
 
 class Hostile(SlurmBench):
@@ -54,7 +56,7 @@ def test_a_hostile_folder_with_ranks_over_nodes(tmp_path: Path, cluster: Cluster
 
 
 def test_a_hostile_folder_without_a_launcher(tmp_path: Path, cluster: Cluster) -> None:
-    study = Hostile(tmp_path, cluster, SHELL + " %j \\")
+    study = Hostile(tmp_path, cluster, SHELL + " %j")
     status, said = study.toy(seeds="[0, 1]").run("--detach")
     assert status == 0, said
     study.wait_for("trials.parquet")
@@ -62,13 +64,18 @@ def test_a_hostile_folder_without_a_launcher(tmp_path: Path, cluster: Cluster) -
     assert study.attempts() == 2 and list(study.store.submitit_folder.glob("launcher-*.log"))
 
 
-@pytest.mark.parametrize("name", ["new\nline", "carriage\rreturn", "tab\there", "a:b", "bell\a", "right\u202eleft", os.fsdecode(b"latin-\xe9")])
-def test_names_that_no_job_script_can_hold_are_refused(name: str, tmp_path: Path, cluster: Cluster) -> None:
+def test_names_that_slurm_cannot_take_are_refused(tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
     study = SlurmBench(tmp_path, cluster).toy()
-    study.store = type(study.store)(tmp_path / name)
-    status, said = study.run()
-    assert status == 1 and "study folder" in said and "--study-dir" in said and "Traceback" not in said, said
-    assert not study.store.root.exists()
+    for name, value in study.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("new\nline", "carriage\rreturn", "tab\there", "a:b", "back\\slash", "right\u202eleft", os.fsdecode(b"latin-\xe9")):
+        study.store = type(study.store)(tmp_path / name)
+        assert launch.main(study.command()[3:]) == 1, name
+        said = capsys.readouterr().err
+        assert "study folder" in said and "--study-dir" in said and said.count("\n") == 1 and said[:-1].isprintable(), said
+        assert not study.store.root.exists()
 
 
 def test_a_relative_study_folder_that_looks_like_an_option(tmp_path: Path, cluster: Cluster) -> None:
@@ -93,8 +100,8 @@ def train(trial, context):
         file.write(json.dumps([trial.config["text"], os.environ["EVIL"]]) + "\\n")
     return Outcome(status="done", epoch=1, rows=[{{"epoch": 1, "score": 1.0}}])
 """)
-    texts = [SHELL, "line\nbreak\n#SBATCH --wrap=touch\\ pwned", "'", '"', "\\", "%j", "-rf", "数🙂", "\x1b[31mred", "{}", "$'\\n'"]
-    study.grid.write_text(f"""
+    texts = [SHELL, "#SBATCH --wrap=touch\\ pwned", "'", '"', "\\", "%j", "-rf", "数🙂", "{}", "$'\\n'", "x" * 1000]
+    grid = f"""
 [study]
 name = "hostile"
 metric = "score"
@@ -103,12 +110,16 @@ seeds = [0]
 run = "toy_job:train"
 metrics = ["score"]
 [compare]
-text = {json.dumps(texts)}
+text = {json.dumps(texts, ensure_ascii=False)}
 [slurm]
 trials_per_job = 20
 [retry]
 canary = 0
-""")
+"""
+    study.grid.write_text(grid.replace('"%j"', '"line\\nbreak"'))
+    status, said = study.run()
+    assert status == 2 and "control characters or line breaks" in said and not study.store.root.exists()
+    study.grid.write_text(grid)
     evil = "; touch pwned\n$(touch pwned)\n#SBATCH --wrap='touch pwned'\n'\"\\"
     study.finish(EVIL=evil)
     assert sorted(json.loads(line) for line in seen.read_text().splitlines()) == sorted([text, evil] for text in texts)

@@ -10,7 +10,7 @@ from made_up_slurm import DOWN, NAME, Site
 from harness.plan import Batch
 from harness.slurm_executor import GONE_AFTER_S
 
-WHO = {"pid": 1, "host": "n1"}
+WHO = {"worker": "000-0", "pid": 1, "host": "n1"}
 
 
 @pytest.fixture
@@ -57,6 +57,13 @@ def test_one_that_is_listed_no_more_is_not_given_up_at_once(site: Site) -> None:
     assert site.asked(there, batch, after_s=GONE_AFTER_S - 10) == {"000-0"} and there.end_of("000-0") is None
     assert site.asked(there, batch, after_s=10) == set()
     assert there.end_of("000-0") == {"cause": "lost", "state": "LOST"}
+
+
+def test_one_that_was_overlooked_once_has_all_the_patience_again(site: Site) -> None:
+    batch, there = site.written(workers=1, claims={0: WHO}), site.executor()
+    for listed in ((), ("0 RUNNING",), ()):
+        site.listed(*listed)
+        assert site.asked(there, batch, after_s=GONE_AFTER_S - 10) == {"000-0"}
 
 
 def test_the_accounting_knows_sooner(site: Site) -> None:

@@ -16,7 +16,7 @@ from slurm_fixture import Cluster, job, restore, sbatch, temporary_cluster, unti
 from slurm_studies import SlurmBench, leave
 from studies import kill
 
-from harness import launch
+from harness import launch, slurm
 
 pytestmark = pytest.mark.slurm
 
@@ -176,6 +176,15 @@ def test_the_accounting_is_down(bench: SlurmBench) -> None:
     assert sorted(causes(bench)) == ["done", "done", "killed"], said
 
 
+def test_the_accounting_is_asked_for_jobs_of_our_names(bench: SlurmBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A controller that lost its memory begins anew with job 1; what an older job 1 came to says nothing of ours."""
+    bench.toy().finish()
+    monkeypatch.setenv("SLURM_CONF", str(bench.cluster.slurm_conf))
+    number = f"{bench.store.batches()[0].job_id}_0"
+    until("the accounting to know", lambda: slurm.accounting([number], [f"{bench.prefix}000"]) == {number: "COMPLETED"})
+    assert slurm.accounting([number], [f"{bench.prefix}001", "h-000000000000-000"]) == {}
+
+
 def test_a_cluster_without_accounting(bare: SlurmBench) -> None:
     """How a worker ended is what squeue says: one is killed, one is cancelled."""
     launcher = bare.toy(seeds="[0, 1, 2]", epochs=8, pause=0.3).start()
@@ -330,8 +339,8 @@ def test_a_second_launcher_says_who_holds_the_study(bench: SlurmBench) -> None:
 @contextlib.contextmanager
 def far_away(bench: SlurmBench, before: list[str]) -> Iterator["subprocess.Popen[str]"]:
     """A launcher on a machine of another name, whose processes cannot be seen from here."""
-    command = ["unshare", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", 'hostname far && exec "$@"', "sh", sys.executable,
-               *before, *bench.command()[3:]]
+    command = ["unshare", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", 'hostname far && exec "$@"', "sh",
+               sys.executable, *before, *bench.command()[3:]]
     launcher = subprocess.Popen(command, cwd=Path.cwd(), env=bench.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         yield launcher

@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -17,9 +16,7 @@ from made_up_slurm import MadeUpSlurm
 from small_disk import small_disk
 from studies import ROOT
 
-from harness import finished, processes, reasons, tables
-from harness.overview import look
-from harness.status import summary
+from harness import processes, reasons
 from harness.store import Store
 
 A, B, C, D = "width=1 lr=0.1", "width=1 lr=0.5", "width=2 lr=0.1", "width=2 lr=0.5"
@@ -133,7 +130,8 @@ def test_a_gpu_budget_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize(("reason", "starts", "words"), [
     ("Priority", True, "higher priority"), ("Resources", True, "next in line"), ("BeginTime", True, "two minutes"),
-    ("Dependency", True, "has ended"), ("DependencyNeverSatisfied", False, "cancel them"), ("JobHeldUser", False, "scontrol release"),
+    ("Dependency", True, "has to end first"), ("DependencyNeverSatisfied", False, "cancel them"),
+    ("JobHeldUser", False, "scontrol release"),
     ("ReqNodeNotAvail, UnavailableNodes:n[1-2]", True, "maintenance"), ("PartitionTimeLimit", False, "time_min"),
     ("Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved_for_jobs_in_higher_priority_partitions", True, "drained"),
     ("AssocGrpGRES", True, "all of the account together may have no more GPUs"),
@@ -147,86 +145,19 @@ def test_reasons_in_plain_words(reason: str, starts: bool, words: str) -> None:
     assert begins is starts and words in meaning and bool(meaning) == bool(words)
 
 
-# ------------------------------------------------------------------------------------------------------------------- who is asked, and not
-
-
-def test_without_slurm_it_says_so_and_believes_the_disk(study: DiskStudy, made_up: MadeUpSlurm, capsys: pytest.CaptureFixture[str]) -> None:
-    study.batch((A, 0), (A, 1))
-    study.claim("000-0")
-    study.attempt((A, 0), "000-0", epochs=1)  # and no squeue is there
-    said = as_json(capsys, "status", study.store.root)
-    assert said["trials"]["running"] == 1 and said["trials"]["queued"] == 1 and said["trials"]["pending"] == 6
-    assert said["slurm"] == {"asked": False, "trouble": "squeue is not on this machine"}
-    assert "Slurm      not known: squeue is not on this machine" in verb(capsys, "status", study.store.root)[1]
-
-
-def test_a_controller_that_does_not_answer(study: DiskStudy, made_up: MadeUpSlurm, capsys: pytest.CaptureFixture[str]) -> None:
-    study.batch((A, 0), (A, 1))
-    made_up.says("squeue", complaint="slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", status=1)
-    status, said, _ = verb(capsys, "status", study.store.root)
-    assert status == 0 and "not known: Unable to contact slurm controller" in said and "queued 2" in said
-
-
-def test_a_local_study_asks_nobody(study: DiskStudy, made_up: MadeUpSlurm, capsys: pytest.CaptureFixture[str]) -> None:
-    made_up.says("squeue", status=1)
-    study.batch((A, 0), (A, 1), executor="local", share=0)
+def test_launcher_jobs_before_the_first_and_after_it(study: DiskStudy, made_up: MadeUpSlurm, capsys: pytest.CaptureFixture[str]) -> None:
+    """--detach prepares the study here and leaves the rest to a job that has to begin first."""
+    name = f"h-{NONCE[:12]}-launcher"
     study.launched(alive=False)
-    study.claim("000-0", **processes.this_process())
-    study.attempt((A, 0), "000-0", epochs=1, **processes.this_process())
-    said = as_json(capsys, "status", study.store.root)
-    assert said["trials"]["running"] == 1 and said["slurm"] == {"asked": False, "trouble": ""} and made_up.calls("squeue") == []
-    assert said["running"][0]["job_id"] == "" and said["running"][0]["host"] == processes.this_process()["host"]
-
-
-def test_workers_that_cannot_be_seen_from_here_count_as_running(study: DiskStudy, capsys: pytest.CaptureFixture[str]) -> None:
-    study.batch((A, 0), executor="local", share=0)
-    study.launched(alive=True, host="n1", boot="another boot")
-    study.claim("000-0")
-    study.attempt((A, 0), "000-0")
-    said = as_json(capsys, "status", study.store.root)
-    assert said["trials"]["running"] == 1 and said["unseen_hosts"] == ["n1"] and said["launcher"]["alive"] is None
-    text = verb(capsys, "status", study.store.root)[1]
-    assert "workers on n1 cannot be seen from here" in text and re.search(r"cannot be seen from here, last sign of life \d+ s ago", text)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_of_a_colleagues_study_the_queue_is_not_believed(study: DiskStudy, made_up: MadeUpSlurm,
-                                                         capsys: pytest.CaptureFixture[str]) -> None:
-    """squeue shows us our own jobs only, and theirs are no less alive for that."""
-    study.batch((A, 0), (A, 1))
-    study.claim("000-0")
-    study.attempt((A, 0), "000-0")
-    made_up.says("squeue", "")
-    os.chown(study.store.env_file, 12345, 12345)
-    said = as_json(capsys, "status", study.store.root)
-    assert said["trials"]["running"] == 1 and said["trials"]["queued"] == 1 and "user 12345" in said["slurm"]["trouble"]
-    assert made_up.calls("squeue") == []
-
-
-def test_what_slurm_says_of_a_dead_worker_decides(study: DiskStudy, made_up: MadeUpSlurm, capsys: pytest.CaptureFixture[str]) -> None:
-    """Before any launcher has written it down: preempted is tried for ever, out of memory once in smaller pieces."""
-    study.batch((A, 0), (A, 1), (B, 0), (B, 1))
-    for place, trial in enumerate([(A, 0), (A, 1), (B, 0), (B, 1)]):
-        study.claim(f"000-{place}")
-        if trial == (B, 0):
-            study.attempt(trial, "000-2", end={"cause": "out_of_memory"})
-        study.attempt(trial, f"000-{place}")
-    made_up.says("squeue", queue("0|PREEMPTED||1:00|None", "1|SUSPENDED|n1|1:00|None", "2|OUT_OF_MEMORY||1:00|None"))
-    said = as_json(capsys, "status", study.store.root)["trials"]
-    assert {name: said[name] for name in ("running", "pending", "failed", "lost")} == {"running": 1, "pending": 6, "failed": 1, "lost": 0}
-    status = look(study.store.root).status
-    assert [status[study.trials[trial].id] for trial in [(A, 0), (A, 1), (B, 0), (B, 1)]] == ["pending", "running", "failed", "pending"]
-
-
-def test_a_batch_whose_submission_is_not_confirmed_waits_as_long_as_its_launcher_lives(study: DiskStudy, made_up: MadeUpSlurm) -> None:
-    study.batch((A, 0), job_id=None)
-    study.launched(alive=True)
-    made_up.says("squeue", "")
-    assert look(study.store.root).plan.count("queued") == 1
-    study.store.beat(1, "ended")
-    assert look(study.store.root).plan.count("queued") == 0
-    made_up.says("squeue", queue("0|PENDING||0:00|Priority"))
-    assert look(study.store.root).plan.count("queued") == 1, "it was submitted all the same"
+    made_up.says("squeue", f"20|N/A|PENDING||0:00|Resources|{name}\n21|N/A|PENDING||0:00|JobHeldUser|h-another-launcher\n")
+    said = verb(capsys, "status", study.store.root)[1]
+    assert "launcher   job 20 waits to launch it: Resources" in said and "go on" not in said and "job 21" not in said
+    made_up.says("squeue", f"20|N/A|RUNNING|n1|0:01|None|{name}\n")
+    assert "launcher   job 20 begins to launch it on n1" in verb(capsys, "status", study.store.root)[1]
+    study.launched(alive=True, number=2, job_id="20")
+    made_up.says("squeue", f"20|N/A|RUNNING|n1|0:01|None|{name}\n22|N/A|PENDING||0:00|Dependency|{name}-after-20\n")
+    said = verb(capsys, "status", study.store.root)[1]
+    assert "launcher   job 20 on" in said and "job 22 waits to launch it: Dependency" in said and "begins" not in said
 
 
 # ------------------------------------------------------------------------------------------------------------------------ real launches
@@ -369,44 +300,6 @@ def test_a_grid_that_cannot_be_read(study: DiskStudy, capsys: pytest.CaptureFixt
     assert status == 2 and "grid.toml:2" in errors
     study.store.grid_file.write_bytes(b"\xff\xfe")
     assert verb(capsys, "status", study.store.root)[0] == 1
-
-
-# ------------------------------------------------------------------------------------------------------------------- tables as a cache
-
-
-def test_with_the_tables_it_says_the_same_as_without(study: DiskStudy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finished, "CACHE_FROM", 0)
-    study.batch((A, 0), (A, 1), (B, 0), (B, 1), executor="local", share=0)
-    study.done((A, 0), "000-0", 0.5)
-    study.attempt((A, 1), "000-0", epochs=2)
-    study.done((A, 1), "000-1", 0.75)
-    study.infeasible((B, 0), "000-0", "too deep")
-    study.attempt((B, 1), "000-1", end={"cause": "exception", "error": "no"})
-    without = summary(look(study.store.root))
-    tables.Tables(study.store, study.grid, list(study.trials.values())).write()
-    reads: list[str] = []
-    real = Store.result
-    monkeypatch.setattr(Store, "result", lambda self, trial: reads.append(trial) or real(self, trial))
-    assert summary(look(study.store.root)) == without
-    assert study.trials[(A, 0)].id not in reads, "the tables were not used"
-
-
-def test_the_tables_are_believed_of_nothing_else(study: DiskStudy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trial that somebody threw away is to be run again, one that failed may be running by now, and a damaged table is passed over."""
-    monkeypatch.setattr(finished, "CACHE_FROM", 0)
-    study.batch((A, 0), (A, 1), executor="local", share=0)
-    gone = study.done((A, 0), "000-0", 0.5)
-    failed = study.attempt((A, 1), "000-0", end={"cause": "exception", "error": "no"})
-    tables.Tables(study.store, study.grid, list(study.trials.values())).write(states={failed: "failed"})
-    shutil.rmtree(study.store.trial_folder(gone))
-    study.batch((A, 1), executor="local", share=0)
-    study.claim("001-0", **processes.this_process())
-    study.attempt((A, 1), "001-0", **processes.this_process())
-    status = look(study.store.root).status
-    assert status[gone] == "pending" and status[failed] == "running"
-    for name in ("trials", "attempts"):
-        study.store.table_file(name).write_bytes(b"PAR1 no longer")
-        assert look(study.store.root).status == status
 
 
 # ---------------------------------------------------------------------------------------------------------------------- names, hostility

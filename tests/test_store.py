@@ -59,9 +59,10 @@ def test_batches_and_places(store: Store) -> None:
     batch = Batch(number=0, workers=2, trials=[("a", 0), ("b", 3)], settings={"ranks": 1})
     assert store.write_batch(batch) is True
     assert store.write_batch(Batch(number=0, workers=1, trials=[])) is False
-    assert store.claim_place(0, 1, {"pid": 7}) is True
+    assert store.claim_place(0, 1, {"worker": "000-1", "pid": 7}) is True
     assert store.claim_place(0, 1, {"closed": True}) is False
-    assert store.batches() == [Batch(number=0, workers=2, trials=[("a", 0), ("b", 3)], settings={"ranks": 1}, claims=[None, {"pid": 7}])]
+    assert store.batches() == [Batch(number=0, workers=2, trials=[("a", 0), ("b", 3)], settings={"ranks": 1},
+                                     claims=[None, {"worker": "000-1", "pid": 7}])]
 
 
 def test_batches_beyond_a_thousand_stay_in_order(store: Store) -> None:
@@ -229,14 +230,14 @@ def test_a_batch_is_read_once_and_what_happens_to_it_is_noticed(store: Store) ->
         (2, 3, batch.trials, batch.settings, [None, None], None)]
     later = Store(store.root)  # another process takes a place and hears of the job
     later.submitted(0, "123")
-    later.claim_place(0, 1, {"pid": 7})
+    later.claim_place(0, 1, {"worker": "000-1", "pid": 7})
     (found,) = store.batches()
-    assert found.job_id == "123" and found.claims == [None, {"pid": 7}]
+    assert found.job_id == "123" and found.claims == [None, {"worker": "000-1", "pid": 7}]
     later.submitted(0, "124")  # the first word counts
     later.claim_place(0, 0, {"closed": True})
     later.write_batch(Batch(number=1, workers=1, trials=[]))
     first, second = store.batches()
-    assert first.job_id == "123" and first.claims == [{"closed": True}, {"pid": 7}] and second.number == 1
+    assert first.job_id == "123" and first.claims == [{"closed": True}, {"worker": "000-1", "pid": 7}] and second.number == 1
     assert store.batch(0) == batch
 
 
