@@ -8,12 +8,12 @@ from harness.store import Store
 
 
 class Budget:
-    """The GPU-hours of a study. Without a limit nothing is read and everything is paid for."""
+    """The GPU-hours of a study, a trial having `gpus` of them. Without a limit nothing is read and everything is paid for."""
 
-    def __init__(self, store: Store, grid: Grid, trials: list[PlannedTrial], kinds: Mapping[str, Hashable]):
+    def __init__(self, store: Store, grid: Grid, trials: list[PlannedTrial], kinds: Mapping[str, Hashable], *, gpus: int):
         self.store, self.grid, self.kinds = store, grid, kinds
         self.limit_h = float(grid.limits.gpu_hours)
-        self.gpus = grid.slurm.nodes * grid.slurm.gpus_per_node
+        self.gpus = gpus
         self.trials = [trial.id for trial in trials]
         self._settled: dict[str, float] = {}
         self._by_kind: dict[Hashable, tuple[float, int]] = {}

@@ -96,7 +96,7 @@ class Queue:
 
 def available() -> bool:
     """Whether Slurm's commands are on this machine."""
-    return shutil.which("sbatch") is not None and shutil.which("squeue") is not None
+    return all(shutil.which(name) for name in ("sbatch", "squeue", "srun"))
 
 
 def environment() -> dict[str, str]:
@@ -172,15 +172,16 @@ def accounting(job_ids: Iterable[str], names: Iterable[str] = ()) -> dict[str, s
     Raises:
         Unanswered
     """
-    wanted = sorted(set(job_ids))
+    wanted = set(job_ids)
+    jobs = sorted({job_id.partition("_")[0] for job_id in wanted})  # one question for the thousand elements of an array
     named = [f"--name={','.join(sorted(set(names)))}"] if names else []
     found = {}
-    for first in range(0, len(wanted), 500):  # a command line has an end
+    for first in range(0, len(jobs), 500):  # a command line has an end
         said = ask("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State", "--starttime=1970-01-01",
-                   "--jobs=" + ",".join(wanted[first:first + 500]), *named)
+                   "--jobs=" + ",".join(jobs[first:first + 500]), *named)
         for line in said.splitlines():
             job_id, _, state = line.partition("|")
-            if state and state.split()[0] in FINAL:
+            if job_id in wanted and state and state.split()[0] in FINAL:
                 found[job_id] = state.split()[0]
     return found
 

@@ -81,6 +81,11 @@ class SlurmExecutor:
                              "each process needs a GPU of its own")
 
     @property
+    def gpus_per_worker(self) -> int:
+        """GPUs that one trial gets, over all its nodes."""
+        return self.wanted.nodes * self.wanted.gpus_per_node
+
+    @property
     def trouble(self) -> str:
         """Why Slurm does not take trials as it should; "" when it does."""
         return self._silence or self._full
@@ -141,7 +146,7 @@ class SlurmExecutor:
         wanted = self.wanted
         return {"executor": self.kind, "nodes": wanted.nodes, "ranks": wanted.nodes * wanted.tasks_per_node,
                 "device": "cuda" if wanted.gpus_per_node else "cpu", "cpus_per_task": wanted.cpus_per_task,
-                "gpus_per_job": wanted.nodes * wanted.gpus_per_node, "time_min": wanted.time_min,
+                "gpus_per_job": self.gpus_per_worker, "time_min": wanted.time_min,
                 "signal_s": signal_s(wanted, self.profile), "profile": self.profile.name}
 
     def _cluster_limits(self) -> tuple[int, int, bool]:

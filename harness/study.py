@@ -20,10 +20,13 @@ from harness.lease import Lease
 from harness.plan import TAKEN_AWAY, Batch, Plan, PlannedTrial, TrialState, canaries, plan, same_error
 from harness.store import Store
 from harness.trials import job_of, kinds_of, plan_trials, request_of
+from harness.worker import BEGUN_BEFORE
 
 COMPACT_EVERY_S = 30.0
 MEND = ("mend what it complains of (on Slurm: `setup` and `python` in the profile; --preflight tries them on a node), then give the same "
         "command again")
+LATE_S = 60.0
+"""How long NFS may hide from one machine a file that another has written (acdirmax of nfs(5))."""
 LAST_WORDS_S = 10.0
 """How long workers that have nothing left to do get to write their last lines."""
 
@@ -37,6 +40,10 @@ class Executor(Protocol):
     gone: list[str]
     trouble: str
     """Why the place does not answer just now; "" when it does."""
+
+    @property
+    def gpus_per_worker(self) -> int:
+        """GPUs that one trial gets."""
 
     @property
     def pause_s(self) -> float:
@@ -116,6 +123,7 @@ class Launch:
         self._cancelled: Counter[str] = Counter()
         """How often the waiting job of a trial was cancelled by hand."""
         self._last_batch: Batch | None = None
+        self._last_submitted = 0.0
         self.trials: list[PlannedTrial] = []
         """All trials, once they are planned."""
         self.code = ""
@@ -143,7 +151,7 @@ class Launch:
         self.prepare()
         trials = self.trials
         kinds = kinds_of(trials)
-        budget = Budget(self.store, self.grid, trials, kinds)
+        budget = Budget(self.store, self.grid, trials, kinds, gpus=self.executor.gpus_per_worker)
         at_start = self._scan(trials)
         if self.options.retry:
             self.forgive()
@@ -367,7 +375,8 @@ class Launch:
         mine = {name: batch for name, batch in living.items() if batch.settings.get("executor", "local") == self.executor.kind}
         number = max((b.number for b in self.store.batches()), default=-1) + 1
         for batch in self.executor.divide(number, submit, mine) if submit else []:
-            self._count_idle(batch)
+            if self._is_idle(batch):
+                return
             names = [trial for trial, _ in batch.trials]
             batch.settings |= {
                 "run": job_of(self.grid), "request": request_of(self.grid), "data": str(self.data), "code": self.code,
@@ -376,20 +385,27 @@ class Launch:
                 "origin": {**snapshot.origin_of(self.store, self.code), "code": self.code}}
             if not self.store.write_batch(batch):
                 return
-            self._last_batch = batch
+            self._last_batch, self._last_submitted = batch, time.monotonic()
             self._submitted.add(batch.number)
             if not self.executor.submit(batch):
                 return
 
-    def _count_idle(self, batch: Batch) -> None:
-        """Raises StudyError when batches ended again and again without beginning their first trial."""
+    def _is_idle(self, batch: Batch) -> bool:
+        """Whether a batch is to wait: the last one found its first trial begun, or over, of which nothing is seen from here yet.
+
+        Raises:
+            StudyError: batches ended again and again without beginning their first trial.
+        """
         last = self._last_batch.worker(0) if self._last_batch else ""
         said = self.executor.last_words(last) if last and (self.executor.end_of(last) or {}).get("cause") not in TAKEN_AWAY else None
         same = self._last_batch is not None and self._last_batch.trials[0] == batch.trials[0]
+        if same and said and BEGUN_BEFORE in said and time.monotonic() - self._last_submitted < LATE_S:
+            return True
         self._idle_batches = self._idle_batches + 1 if same and said is not None else 0
         if self._idle_batches > self._retry["launch_failure"]:
             raise StudyError(f"{self._idle_batches} batches of workers ended before they began a trial; a worker of the last one said:\n"
                              f"{said}\n{MEND}")
+        return False
 
     def _stop_everything(self, *, running: bool) -> None:
         """Lets no worker begin that has not, and asks those that have to keep their progress and end, where `running`."""

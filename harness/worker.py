@@ -37,6 +37,9 @@ CANCEL_S = 5.0
 GOES_ON = (None, "interrupted", "time_limit", "preempted", "node_failure", "cancelled", "lost", "killed")
 """Ends of an attempt after which a job that Slurm started again makes the next one itself."""
 
+BEGUN_BEFORE = "was begun before, or the trial is over"
+"""What a worker prints when a trial is not its to run; who submitted it may be told so by a file that it sees only later."""
+
 
 def main(study: str, batch: int, place: int) -> None:
     """Takes place `place` of batch `batch` and works until no trial of it is left. submitit calls this for a local worker."""
@@ -149,6 +152,7 @@ class Worker:
         settings = self.batch.settings
         log = self.store.begin_attempt(trial, attempt, settings["request"])
         if log is None:
+            print(f"{trial.id} attempt {attempt} {BEGUN_BEFORE}", flush=True)
             return True
         print(f"{trial.id} attempt {attempt}", flush=True)
         started = time.time()

@@ -338,8 +338,8 @@ class Chaos:
             return _hit(str(path), worker.attempts) if held and self._tear(path) else None
 
     def tear_table(self) -> Hit | None:
-        """One of the tables of a study that goes on loses its end."""
-        tables = [path for study in self.studies if not study.over for path in sorted(study.store.root.glob("*.parquet"))]
+        """One of the tables of a study with trials to come loses its end; a finished one's would only be mended by another launch."""
+        tables = [path for study in self.studies if study.progress() < 1 for path in sorted(study.store.root.glob("*.parquet"))]
         if not tables:
             return None
         path = self.chance.choice(tables)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from launching import Bench
+from launching import TOY, Bench
 from slurm_fixture import Cluster, until
 
 from harness.processes import is_alive
@@ -35,6 +35,12 @@ class SlurmBench(Bench):
     def site(self, text: str = "", *, partition: str = "main", signal_s: int = 10) -> "SlurmBench":
         """Writes the profile; `text` goes below its keys."""
         self.profile.write_text(f'partition = "{partition}"\nsignal_s = {signal_s}\npoll_s = 1\n{text}\n')
+        return self
+
+    def hold(self) -> "SlurmBench":
+        """Makes every epoch of the toy job wait until the test touches `mended`, or the trial is told to stop."""
+        waits = 'while not os.path.exists(os.environ["TOY_MENDED"]) and not context.stop():\n            time.sleep(0.05)\n        row ='
+        (self.folder / "toy_job.py").write_text(TOY.replace("row =", waits, 1))
         return self
 
     def add(self, text: str) -> "SlurmBench":

@@ -35,7 +35,8 @@ class Study:
         self.store.create_folders()
         self.trials = plan_trials(self.grid)
         self.store.write_wave(0, self.trials, told=[])
-        self.budget = Budget(self.store, self.grid, self.trials, kinds_of(self.trials))
+        self.budget = Budget(self.store, self.grid, self.trials, kinds_of(self.trials),
+                             gpus=self.grid.slurm.nodes * self.grid.slurm.gpus_per_node)
         self.running: list[str] = []
 
     def attempt(self, trial: int, hours: float, cause: str | None = "done", *, number: int = 0, began_h: float = 1e5) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launching import TOY, ctrl_c
+from launching import ctrl_c
 from slurm_fixture import Cluster, job, sbatch, until
 from slurm_studies import SlurmBench
 from studies import ROOT, kill
@@ -22,8 +22,7 @@ class Detached(SlurmBench):
 
     def __init__(self, folder: Path, cluster: Cluster):
         super().__init__(folder, cluster)
-        waits = 'while not os.path.exists(os.environ["TOY_MENDED"]) and not context.stop():\n            time.sleep(0.05)\n        row ='
-        (folder / "toy_job.py").write_text(TOY.replace("row =", waits, 1))
+        self.hold()
 
     def detach(self, *options: str) -> str:
         """Submits the launcher; returns the number of its job."""
@@ -164,8 +163,6 @@ def test_what_is_wrong_is_said_before_anything_is_submitted(study: Detached) -> 
     finally:
         study.cluster.start("slurmctld")
     assert status == 1 and "give the same command again" in said and not study.queue(), said
-    study.detach()
-    study.ends(1)
 
 
 def test_ctrl_c_leaves_what_runs(study: Detached) -> None:

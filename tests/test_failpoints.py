@@ -90,7 +90,7 @@ def test_killed_while_weights_are_taken_over(tmp_path: Path, data: Path) -> None
 def test_killed_while_what_was_cancelled_is_wanted_again(step: str, undisturbed: Study, tmp_path: Path, data: Path) -> None:
     study = Study(tmp_path, data)
     study.store.create_folders()
-    study.store.write_cancel({trial: 0 for trial in undisturbed.attempts()})
+    study.store.write_cancel(dict.fromkeys(undisturbed.attempts(), 0))
     status, said = study.run()
     assert status == 1 and said.count("cancelled: ") == 4 and not study.attempts(), said
     study.command.append("--retry")

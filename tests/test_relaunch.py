@@ -32,7 +32,7 @@ def test_a_study_of_a_host_that_is_gone(bench: Bench) -> None:
     elsewhere = {**holder, "host": "elsewhere", "boot": "another", "gone": []}
     (bench.store.root / "launcher" / "000002.json").write_text(json.dumps(elsewhere))
     (bench.store.root / "submit" / "007.json").write_text((bench.store.root / "submit" / "000.json").read_text())
-    (bench.store.root / "submit" / "007-0.json").write_text(json.dumps(elsewhere))  # a worker there
+    (bench.store.root / "submit" / "007-0.json").write_text(json.dumps({**elsewhere, "worker": "007-0"}))  # a worker there
     bench.toy(widths="[1, 2]")
 
     status, said = bench.run("--update-grid")

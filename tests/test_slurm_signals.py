@@ -428,3 +428,46 @@ def test_a_copy_that_was_cut_off_writes_nothing_more(dead_nodes: DeadNodes, undi
     begun = second[0]["time"]
     assert [event["event"] for event in first if event["time"] > begun and event["event"] != "epoch"] == ["end"]
     assert study.tables() == undisturbed[1, 1]
+
+
+# --------------------------------------------------------------------------------------------------------------- the first moment
+
+
+def test_a_warning_before_python_listens_is_not_its_end(cluster: Cluster, tmp_path: Path) -> None:
+    """It comes while the profile's setup runs; SIGUSR1 and SIGUSR2 would end a shell."""
+    study = SlurmBench(tmp_path, cluster).toy().site(f'setup = ["touch {tmp_path}/setup", "sleep 2"]')
+    launcher = study.hand_in()
+    until("the setup", (tmp_path / "setup").exists)
+    for name in ("USR1", "USR2"):
+        assert cluster.run("scancel", "--batch", f"--signal={name}", str(study.store.batches()[0].job_id)).returncode == 0
+    said, _ = launcher.communicate(timeout=60)
+    assert (launcher.returncode, study.attempts(), len(study.store.batches())) == (0, 1, 1), said
+
+
+def test_warnings_from_the_first_moment_on(cluster: Cluster, tmp_path: Path) -> None:
+    """Wherever in its start the worker is when one comes, the trial is trained once."""
+    study = SlurmBench(tmp_path, cluster).toy(epochs=20, pause=0.1)
+    launcher = study.hand_in()
+    shell = until("the job's shell", lambda: [int(process.name) for process in Path("/proc").glob("[0-9]*")
+                                              if environment(int(process.name)).get("SLURM_JOB_NAME") == f"{study.prefix}000"])[0]
+    with contextlib.suppress(ProcessLookupError):
+        while not list(study.store.root.glob("trials/*/a000.jsonl")):
+            os.kill(shell, signal.SIGUSR2)  # scancel would wait for seconds while the job is in transition
+            time.sleep(0.02)
+        os.kill(shell, signal.SIGUSR2)
+    said, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, said
+    assert job(cluster, str(study.store.batches()[0].job_id))["Restarts"] == "1"
+    assert study.epochs() == 20
+
+
+def test_a_job_that_is_ended_while_it_sets_up_is_no_launch_failure(cluster: Cluster, tmp_path: Path) -> None:
+    study = SlurmBench(tmp_path, cluster).toy().site(f'setup = ["touch {tmp_path}/$SLURM_JOB_ID", "[ -e $TOY_MENDED ] || sleep 60"]')
+    study.add("[retry]\nlaunch_failure = 0")
+    launcher = study.hand_in()
+    number = study.store.batches()[0].job_id
+    until("the setup", (tmp_path / f"{number}").exists)
+    study.mended.touch()
+    cluster.run("scancel", f"{number}")
+    said, _ = launcher.communicate(timeout=60)
+    assert (launcher.returncode, study.attempts(), len(study.store.batches())) == (0, 1, 2), said

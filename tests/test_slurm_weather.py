@@ -122,17 +122,24 @@ def test_sbatch_fails_and_submits_all_the_same(bench: SlurmBench, tmp_path: Path
     time.sleep(14)
     bench.cluster.send("slurmctld", "thaw")
     said = said_by(launcher)
-    assert "Slurm does not answer (" in said and "Socket timed out" in said, said
+    assert (tmp_path / "status").read_text() == "1\n", said
     assert bench.attempts() == 2 and submitted(bench) == {"000": 1}, said
     assert bench.store.batches()[0].job_id
 
 
 def waiting_sbatch(bench: SlurmBench, folder: Path) -> None:
-    """Makes sbatch wait for the file "go", having made the file "called"."""
+    """Makes sbatch wait for the file "go", having made the file "called"; its exit status is then in the file "status"."""
     (folder / "bin").mkdir()
     real = subprocess.run(["which", "sbatch"], capture_output=True, text=True, check=True).stdout.strip()
     script = folder / "bin" / "sbatch"
-    script.write_text(f'#!/bin/bash\ntouch {folder}/called\nwhile [ ! -e {folder}/go ]; do sleep 0.05; done\nexec {real} "$@"\n')
+    script.write_text(f"""#!/bin/bash
+touch {folder}/called
+while [ ! -e {folder}/go ]; do sleep 0.05; done
+{real} "$@"
+status=$?
+echo $status > {folder}/status
+exit $status
+""")
     script.chmod(0o755)
     bench.environment["PATH"] = f"{folder}/bin:{os.environ['PATH']}"
 
@@ -151,7 +158,7 @@ def test_workers_killed_at_their_steps(step: str, bench: SlurmBench, tmp_path: P
 
 def test_the_controller_is_down_at_the_start_and_during_the_run(bench: SlurmBench) -> None:
     bench.cluster.send("slurmctld", "kill")
-    launcher = bench.toy(seeds="[0, 1]", epochs=8, pause=0.5).start()
+    launcher = bench.hold().toy(seeds="[0, 1]").start()
     said = read_until(launcher, "Slurm does not answer (")
     bench.cluster.start("slurmctld")
     said += read_until(launcher, "Slurm answers again")
@@ -159,6 +166,7 @@ def test_the_controller_is_down_at_the_start_and_during_the_run(bench: SlurmBenc
     bench.cluster.send("slurmctld", "kill")
     said += read_until(launcher, "Slurm does not answer (")
     bench.cluster.start("slurmctld")
+    bench.mended.touch()
     said += said_by(launcher)
     assert all(number == 1 for number in submitted(bench).values()), said
     assert bench.attempts() <= 4
@@ -167,9 +175,10 @@ def test_the_controller_is_down_at_the_start_and_during_the_run(bench: SlurmBenc
 def test_the_accounting_is_down(bench: SlurmBench) -> None:
     bench.cluster.send("slurmdbd", "stop")
     try:
-        launcher = bench.toy(seeds="[0, 1]", epochs=6, pause=0.3).start()
+        launcher = bench.hold().toy(seeds="[0, 1]").start()
         bench.wait_for("trials/*/a000.jsonl", count=2)
         kill(bench.workers()[0])
+        bench.mended.touch()
         said = said_by(launcher)
     finally:
         bench.cluster.start("slurmdbd")
@@ -187,11 +196,13 @@ def test_the_accounting_is_asked_for_jobs_of_our_names(bench: SlurmBench, monkey
 
 def test_a_cluster_without_accounting(bare: SlurmBench) -> None:
     """How a worker ended is what squeue says: one is killed, one is cancelled."""
-    launcher = bare.toy(seeds="[0, 1, 2]", epochs=8, pause=0.3).start()
+    launcher = bare.hold().toy(seeds="[0, 1, 2]").start()
     bare.wait_for("trials/*/a000.jsonl", count=3)
     number = bare.store.batches()[0].job_id
     kill(next(claim["pid"] for claim in bare.claims() if claim["worker"] == "000-0"))
     bare.cluster.run("scancel", f"{number}_1")
+    bare.wait_for("trials/*/a001.jsonl", count=2)
+    bare.mended.touch()
     said = said_by(launcher)
     assert sorted(causes(bare)) == ["cancelled", "done", "done", "done", "killed"], said
 
@@ -199,14 +210,15 @@ def test_a_cluster_without_accounting(bare: SlurmBench) -> None:
 def test_jobs_vanish_from_both_lists(bare: SlurmBench) -> None:
     """The controller loses its memory, and there is no accounting: the trials are lost after a while, and tried again."""
     bare.before = with_constants(slurm_executor__GONE_AFTER_S=3.0)
-    launcher = bare.toy(seeds="[0, 1]", epochs=30, pause=0.4).start()
+    launcher = bare.hold().toy(seeds="[0, 1]").start()
     bare.wait_for("trials/*/a000.jsonl", count=2)
     bare.cluster.send("slurmctld", "stop")
     bare.cluster.launch("slurmctld", [*bare.cluster.command("slurmctld"), "-c"])
+    bare.wait_for("trials/*/a001.jsonl", count=2)
+    bare.mended.touch()
     said = said_by(launcher)
     until("nodes", bare.cluster.nodes_ready)
-    assert set(causes(bare)) <= {"done", "lost", "killed", "cancelled", "interrupted"} and causes(bare).count("done") == 2, said
-    assert len(bare.store.batches()) >= 2
+    assert causes(bare) == ["lost", "done", "lost", "done"], said
 
 
 # ----------------------------------------------------------------------------------------------- jobs that wait in unusual ways
@@ -216,8 +228,7 @@ def test_unusual_states_are_alive(bench: SlurmBench) -> None:
     """Suspended, held, put back and held: none is over, none is submitted again, each is shown as Slurm calls it."""
     hasty = with_constants(slurm_executor__GONE_AFTER_S=0.5, slurm_executor__UNSURE_S=0.5)
     bench.before = hasty
-    bench.toy(seeds="[0, 1, 2]", epochs=6, pause=0.3).add("[slurm]\nrunning = 2")
-    launcher = bench.start()
+    launcher = bench.hold().toy(seeds="[0, 1, 2]").add("[slurm]\nrunning = 2").start()
     bench.wait_for("trials/*/a000.jsonl", count=2)
     leave(launcher)
     number = bench.store.batches()[0].job_id
@@ -231,26 +242,30 @@ def test_unusual_states_are_alive(bench: SlurmBench) -> None:
     assert len(bench.store.batches()) == 1 and launcher.poll() is None
     for command in (["resume", f"{number}_0"], ["release", f"{number}_1"], ["release", f"{number}_2"]):
         assert bench.cluster.run("scontrol", *command).returncode == 0
+    bench.mended.touch()
     said += said_by(launcher)
     assert len(bench.store.batches()) == 1 and causes(bench).count("done") == 3, said
 
 
 def test_a_pending_element_is_cancelled(bench: SlurmBench) -> None:
     """sacct forgets it completely; it is noticed, and its trial submitted again."""
-    launcher = bench.toy(seeds="[0, 1, 2]", epochs=3, pause=0.4).add("[slurm]\nrunning = 1").start()
+    launcher = bench.hold().toy(seeds="[0, 1, 2]").add("[slurm]\nrunning = 1").start()
     bench.wait_for("trials/*/a000.jsonl")
     assert bench.cluster.run("scancel", f"{bench.store.batches()[0].job_id}_2").returncode == 0
+    bench.mended.touch()
     said = said_by(launcher)
     assert [batch.workers for batch in bench.store.batches()] == [3, 1] and bench.attempts() == 3, said
 
 
 def test_preempted_where_jobs_are_cancelled(bench: SlurmBench) -> None:
     """The job stays PREEMPTED for good; its trial goes on in another."""
-    launcher = bench.site(partition="cancel").toy(seeds="[0]", epochs=28, pause=0.5).start()
+    launcher = bench.site(partition="cancel").hold().toy().start()
     bench.wait_for("trials/*/a000.jsonl")
-    urgent = sbatch(bench.cluster, "--partition=high", "--nodes=2", "--exclusive", "--time=1", script="sleep 2")
+    urgent = sbatch(bench.cluster, "--partition=high", "--nodes=2", "--exclusive", "--time=1", script="sleep 1")
+    bench.wait_for("trials/*/a001.jsonl")
+    bench.mended.touch()
     said = said_by(launcher)
-    assert causes(bench) == ["preempted", "done"] and bench.epochs() == 28, said
+    assert causes(bench) == ["preempted", "done"] and bench.epochs() == 3, said
     assert job(bench.cluster, urgent)["JobState"] == "COMPLETED"
 
 
@@ -293,6 +308,22 @@ def test_files_that_come_late_are_waited_for(bench: SlurmBench) -> None:
     assert bench.attempts() == 2 and causes(bench) == ["done", "done"]
 
 
+def test_attempts_that_are_seen_late_are_not_made_again(bench: SlurmBench) -> None:
+    """The launcher does not see for ten seconds what workers did, as on NFS; a trial has failed meanwhile, and its job too."""
+    bench.before = ["-c", """
+import sys, time
+import harness.study
+from harness.plan import TrialState
+from harness.store import Store
+began, scan = time.monotonic(), Store.scan
+Store.scan = lambda self, trials: scan(self, trials) if time.monotonic() > began + 10 else {trial: TrialState() for trial in trials}
+harness.study.LATE_S = 10.0
+from harness.launch import main
+sys.exit(main())"""]
+    status, said = bench.toy(modes='["raise"]').run()
+    assert status == 1 and "ValueError: told to raise" in said and bench.attempts() == 1 and len(bench.store.batches()) <= 3, said
+
+
 @pytest.mark.parametrize("ahead_s", [86_400, -86_400])
 def test_clocks_of_nodes_that_are_a_day_off(ahead_s: int, bench: SlurmBench, tmp_path: Path) -> None:
     (tmp_path / "skew").mkdir()
@@ -328,10 +359,11 @@ def test_damaged_files_of_batches_are_one_sentence(bench: SlurmBench, monkeypatc
 
 
 def test_a_second_launcher_says_who_holds_the_study(bench: SlurmBench) -> None:
-    launcher = bench.toy(seeds="[0]", epochs=8, pause=0.3).hand_in()
+    launcher = bench.hold().toy().hand_in()
     status, said = bench.run()
     assert status == 1 and f"is being launched by process {launcher.pid} on " in said and " since 20" in said and "Ctrl-C" in said, said
     leave(launcher)
+    bench.mended.touch()
     said = bench.finish()  # a dead holder is noticed at once
     assert bench.attempts() == 1 and submitted(bench) == {"000": 1}, said
 
@@ -352,7 +384,7 @@ def far_away(bench: SlurmBench, before: list[str]) -> Iterator["subprocess.Popen
 def test_a_launcher_on_another_host(bench: SlurmBench) -> None:
     """It lives as long as it counts, and is dead when it has stopped counting."""
     quick = with_constants(lease__BEAT_S=0.5, lease__SILENT_S=4.0)
-    bench.toy(seeds="[0]", epochs=20, pause=0.3)
+    bench.hold().toy()
     with far_away(bench, quick) as launcher:
         bench.wait_for("trials/*/a000.jsonl")
         bench.before = quick
@@ -360,5 +392,6 @@ def test_a_launcher_on_another_host(bench: SlurmBench) -> None:
         assert status == 1 and " on far since " in said and "waiting up to 4 s for a sign of life" in said, said
         launcher.kill()
         launcher.wait()
+    bench.mended.touch()
     said = bench.finish()
     assert "waiting up to 4 s for a sign of life" in said and bench.attempts() == 1 and submitted(bench) == {"000": 1}, said

@@ -12,6 +12,7 @@ from pathlib import Path
 
 ADMIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOSTS = Path("/etc/hosts")
+PACKAGES_LOCK = Path("/var/lock/harness-devcluster-packages")
 PORTS = range(17000, 32000, 10)  # below the ports that Linux gives to outgoing connections
 
 
@@ -78,10 +79,18 @@ def resolve(name: str, address: str) -> None:
 
 
 def install_packages(programs: dict[str, str]) -> None:
-    """Installs with apt the packages (values) whose programs (keys) are missing. Raises ClusterError without apt, or when it fails."""
-    missing = [package for program, package in programs.items() if not shutil.which(program, path=ADMIN_PATH)]
-    if not missing:
+    """Installs with apt the packages (values) whose programs (keys) are missing; one process at a time, as apt has it. Raises ClusterError
+    without apt, or when it fails."""
+    if all(shutil.which(program, path=ADMIN_PATH) for program in programs):
         return
+    with PACKAGES_LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = [package for program, package in programs.items() if not shutil.which(program, path=ADMIN_PATH)]
+        if missing:
+            _install(missing)
+
+
+def _install(missing: list[str]) -> None:
     if not shutil.which("apt-get"):
         raise ClusterError(f"This machine has no {' '.join(missing)}, and no apt-get to install them (Debian or Ubuntu) with.")
     print(f"Installing {' '.join(missing)} ...", flush=True)
