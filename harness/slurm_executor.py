@@ -234,7 +234,9 @@ class SlurmExecutor:
                 _, _, accounted = self._cluster_limits()
                 if accounted:
                     with contextlib.suppress(slurm.Unanswered):  # it only makes sure sooner
-                        self._take_ends(batches, slurm.accounting(missing, [self.job_name(batch.number) for batch in batches]))
+                        of = {job_id.partition("_")[0] for job_id in missing}
+                        names = [self.job_name(batch.number) for batch in batches if batch.job_id in of]
+                        self._take_ends(batches, slurm.accounting(missing, names))
         except slurm.Unanswered as error:
             self._hear_nothing(str(error))
             return

@@ -63,15 +63,15 @@ def study(tmp_path: Path, cluster: Cluster) -> Detached:
 
 def test_the_shell_is_gone(study: Detached) -> None:
     """The command runs in a session of its own, of which nothing is left when it has returned; the study completes."""
-    study.toy(seeds="[0, 1]")
-    shell = subprocess.Popen(["bash", "-c", '"$@"; exec sleep 600', "bash", *study.command("--detach")], cwd=ROOT, env=study.environment,
+    command = study.toy(seeds="[0, 1]").command("--detach", "--set", "epochs=2")
+    shell = subprocess.Popen(["bash", "-c", '"$@"; exec sleep 600', "bash", *command], cwd=ROOT, env=study.environment,
                              start_new_session=True, stdout=subprocess.DEVNULL)
     study.wait_for_queue(empty=False)
     study.wait_for("trials/*/a000.jsonl")
     os.killpg(shell.pid, signal.SIGKILL)
     shell.wait()
     said = study.ends(2)
-    assert study.attempts() == 2 and "[2/2] done" in said, said
+    assert study.attempts() == 2 and study.epochs() == 4 and "[2/2] done" in said, said
 
 
 def test_launchers_that_are_killed(study: Detached) -> None:

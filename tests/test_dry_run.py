@@ -26,7 +26,8 @@ class Told:
         self.grid.write_text(text)
         grid = read_grid(self.grid, overrides=overrides)
         before = sorted(self.folder.rglob("*"))
-        assert show(grid, self.study, grid_path=self.grid, profile=None if here else Profile(), overrides=overrides, update_grid=update_grid) == 0
+        profile = None if here else Profile()
+        assert show(grid, self.study, grid_path=self.grid, profile=profile, overrides=overrides, update_grid=update_grid) == 0
         assert sorted(self.folder.rglob("*")) == before, "a dry run writes nothing"
         return self.capsys.readouterr().out
 

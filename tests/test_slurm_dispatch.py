@@ -273,10 +273,10 @@ def test_resources_are_asked_for_as_they_are_written(spied: Spied, drained: Clus
 
 def test_cpus_per_task_reaches_ranks_over_nodes(spied: Spied) -> None:
     """srun of Slurm 22.05 and later does not take it from the job."""
-    spied.trials(1, slurm="nodes = 2\ncpus_per_task = 2").finish()
+    spied.trials(2, slurm="nodes = 2\ncpus_per_task = 2\ntrials_per_job = 2").finish()
     ranks = [run["environment"] for run in spied.runs()]
-    assert [(rank["SLURM_PROCID"], rank["SLURM_STEP_NUM_NODES"], rank["SLURM_CPUS_PER_TASK"], rank["OMP_NUM_THREADS"])
-            for rank in sorted(ranks, key=lambda rank: rank["SLURM_PROCID"])] == [("0", "2", "2", "2"), ("1", "2", "2", "2")]
+    assert sorted((rank["SLURM_STEP_ID"], rank["SLURM_PROCID"], rank["SLURM_STEP_NUM_NODES"], rank["SLURM_CPUS_PER_TASK"],
+                   rank["OMP_NUM_THREADS"]) for rank in ranks) == [(step, rank, "2", "2", "2") for step in "01" for rank in "01"]
     assert {rank["SLURMD_NODENAME"] for rank in ranks} == {"n1", "n2"}
 
 

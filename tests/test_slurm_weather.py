@@ -368,6 +368,15 @@ def test_a_second_launcher_says_who_holds_the_study(bench: SlurmBench) -> None:
     assert bench.attempts() == 1 and submitted(bench) == {"000": 1}, said
 
 
+def test_launchers_that_start_at_the_same_moment(bench: SlurmBench) -> None:
+    bench.toy(seeds="[0, 1]", epochs=4, pause=0.3)
+    launchers = [bench.start() for _ in range(3)]
+    said = [launcher.communicate(timeout=60)[0] for launcher in launchers]
+    assert sorted(launcher.returncode for launcher in launchers) == [0, 1, 1], said
+    assert sum("is being launched by process" in text or "took hold of study" in text for text in said) == 2, said
+    assert bench.attempts() == 2 and submitted(bench) == {"000": 1}
+
+
 @contextlib.contextmanager
 def far_away(bench: SlurmBench, before: list[str]) -> Iterator["subprocess.Popen[str]"]:
     """A launcher on a machine of another name, whose processes cannot be seen from here."""
