@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--preflight", action="store_true",
                          help="ask the cluster, and a node of it, whether the study could run; submit no trial")
     options.add_argument("--export", type=Path, metavar="DIR",
-                         help="write DIR/<trial>/config.json for every trial, to train without the harness (slurm/array.sbatch); submit nothing")
+                         help="write DIR/<trial>/config.json of every trial, to train them without the harness; submit nothing")
     options.add_argument("--detach", action="store_true", help="submit the launcher itself as a small job, and return")
     options.add_argument("--standby", action="store_true", help="inside a job: keep another launcher job waiting that takes over should "
                          "this one end before the study does (--detach does so)")

@@ -186,8 +186,9 @@ class Worker:
                 end = {key: value for key, value in message.items() if key != "event"}
         exits = ranks.collect()
         if not end or (end["cause"] == "exception" and ranks.killed):
-            full = processes.out_of_memory_kills() > memory_kills
-            end = {"cause": "out_of_memory" if full else "interrupted" if self.stopping or cancelled else "killed", "error": f"the trial's process ended with {exits}"
+            full, told = processes.out_of_memory_kills() > memory_kills, self.stopping or cancelled  # told to end, and killed meanwhile
+            end = {"cause": "out_of_memory" if full else "interrupted" if told else "killed",
+                   "error": f"the trial's process ended with {exits}"
                    + (", the kernel having run out of the memory this job may use" if full else "")}
         if end["cause"] == "interrupted":
             if not self.why and not cancelled and slurm.this_job():
