@@ -24,7 +24,7 @@ demo: setup  ## the digits study and its figures, about a minute on two cores
 	@printf '\nThe figures are in %s\n' "$$PWD/runs/digits/figures"
 
 test: setup  ## the fast tests and those of the repository's shape
-	@$(PY) -m pytest -q -m 'not slow and not slurm'
+	@$(PY) -m pytest -q -m 'not slow and not slurm' -n 2
 
 test-slow: setup  ## kills, resumes, several ranks: minutes
 	@$(PY) -m pytest -q -m 'slow and not slurm'
