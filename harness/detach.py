@@ -51,6 +51,9 @@ def detach(run: Any, profile: Profile, options: argparse.Namespace) -> int:
     except slurm.Unanswered as error:
         raise StudyError(f"Slurm does not answer ({error}); give the same command again") from error
     job_id = there[0].job_id if there else submit_launcher(run.store, profile, run.code)
+    if not there:
+        with contextlib.suppress(StudyError):  # it submits its successor itself, unless it is killed before it has
+            submit_launcher(run.store, profile, run.code, after=job_id)
     root = shlex.quote(str(run.store.root))
     print(f"{'the launcher is there already,' if there else 'submitted the launcher'} as job {job_id}; it submits the trials and needs "
           "nobody to wait for it\n"

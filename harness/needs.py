@@ -3,6 +3,7 @@
 Run as a program it builds caches, in a process of its own; `build_caches` is who starts it.
 """
 
+import dataclasses
 import itertools
 import json
 import os
@@ -131,10 +132,11 @@ def find_source(study: Store) -> Source | str:
     trials = study.trials() if text is not None else []
     if text is None or not trials:
         return f"study {name}, which the weights come from"
-    status = _status(study, trials)
+    grid = parse_grid(text, name=str(study.grid_file))
+    status = _status(study, grid, trials)
     finished = [t for t in trials if status[t.id] in ("done", "infeasible")]
     passed_over = {t.variant for t in trials if status[t.id] == "infeasible"}
-    values = _values(study, parse_grid(text, name=str(study.grid_file)), [t for t in finished if t.variant not in passed_over])
+    values = _values(study, grid, [t for t in finished if t.variant not in passed_over])
     if not values and len(finished) == len(trials):
         return f"weights to start from (in every variant of study {name} a trial diverged or could not be built)"
     best = max(values, key=lambda variant: sum(value for value, _ in values[variant].values()) / len(values[variant]), default="")
@@ -146,10 +148,11 @@ def find_source(study: Store) -> Source | str:
     return Source(variant=best, trials={seed: trial for seed, (_, trial) in values[best].items()}, best=max(values[best].values())[1])
 
 
-def _status(study: Store, trials: Sequence[PlannedTrial]) -> dict[str, str]:
+def _status(study: Store, grid: Grid, trials: Sequence[PlannedTrial]) -> dict[str, str]:
     """trial -> status; what runs counts as pending."""
     names = [t.id for t in trials]
-    return plan(names, study.scan(names), living={}, retry={}).status
+    return plan(names, study.scan(names), living={}, retry=dataclasses.asdict(grid.retry), forgiven=study.forgiven(),
+                cancelled=study.cancelled()).status
 
 
 def _values(study: Store, grid: Grid, trials: Iterable[PlannedTrial]) -> dict[str, dict[int, tuple[float, str]]]:
@@ -176,7 +179,8 @@ def missing_source(study: Store, *, grids: Path) -> Missing | None:
     words = ["python", "-m", "harness.launch", str(grid) if own else _short(study.grid_file)]
     if not own or study.root != Path("runs").absolute() / study.root.name:
         words += ["--study-dir", _short(study.root)]
-    if frozen is not None and {"failed", "lost"} & set(_status(study, study.trials()).values()):
+    if frozen is not None and {"failed", "lost", "cancelled"} & set(
+            _status(study, parse_grid(frozen, name=str(study.grid_file)), study.trials()).values()):
         words += ["--retry"]
     return Missing(what=lacking, where=str(study.root), command=shlex.join(words) + "   # add --local if it runs on this machine")
 

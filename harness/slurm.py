@@ -96,7 +96,7 @@ class Queue:
 
 def available() -> bool:
     """Whether Slurm's commands are on this machine."""
-    return all(shutil.which(name) for name in ("sbatch", "squeue", "srun"))
+    return all(shutil.which(name) for name in ("sbatch", "squeue"))
 
 
 def environment() -> dict[str, str]:

@@ -71,7 +71,7 @@ class SlurmExecutor:
 
     def check(self) -> None:
         """Raises UsageError when there is no Slurm here, StudyError when what the grid asks for cannot be."""
-        if not slurm.available():
+        if not slurm.available() or not SubmititSlurmExecutor.affinity() > 0:
             raise UsageError("no Slurm here (sbatch is not on the PATH); add --local to run on this machine")
         if not str(self.store.root).isprintable() or "\\" in str(self.store.root):
             raise StudyError(f"the path of the study folder, {str(self.store.root)!r}, has control characters or backslashes, which Slurm "

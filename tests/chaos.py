@@ -32,14 +32,14 @@ from chaos_studies import ChaosError, ChaosStudy, Worker, make_studies, strike
 from chaos_verdict import judge, loss_lines, losses
 from slurm_fixture import NODES, Cluster, ClusterError, temporary_cluster
 
-TARGET_S = 30.0
+TARGET_S = 12.0
 """How long a fault waits for something that it can hit before another takes its place."""
 GAP_S = 0.3
 """Between two faults, at least."""
 RESUME_S = 5.0
 """How often drained nodes are looked for."""
-STUCK_S = 240.0
-"""Twice the time for which a launcher may believe that a worker without a sign of life is there: nothing takes longer."""
+STUCK_S = 200.0
+"""Nothing that comes right by itself takes longer: not even a controller that asks its nodes what runs there of its own accord."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,10 +94,10 @@ class Chaos:
 
     def _deck(self) -> Iterator[str]:
         """The kinds of all faults in their order, and more for those that find nothing to hit."""
-        total = sum(share for share, _ in FAULTS.values())
-        deck = [kind for kind, (share, _) in FAULTS.items() for _ in range(max(1, round(self.faults * share / total)))]
-        self.kinds.shuffle(deck)
-        yield from deck
+        total, deck = sum(share for share, _ in FAULTS.values()), list[tuple[float, str]]()
+        for kind, (share, _) in FAULTS.items():
+            deck += [(self.kinds.uniform(*WHEN.get(kind, (0, 1))), kind) for _ in range(max(1, round(self.faults * share / total)))]
+        yield from (kind for _, kind in sorted(deck))
         while True:
             yield self.kinds.choices(list(FAULTS), [share for share, _ in FAULTS.values()])[0]
 
@@ -364,6 +364,9 @@ FAULTS: dict[str, tuple[int, Callable[[Chaos], Hit | None]]] = {
     "slurmctld frozen": (3, Chaos.freeze_slurmctld), "checkpoint torn": (5, Chaos.tear_checkpoint),
     "attempt log torn": (4, Chaos.tear_attempt_log), "table torn": (2, Chaos.tear_table)}
 """Kind of fault -> its share of all, and what makes it."""
+WHEN = {"table torn": (0.4, 1.0), "slurmctld killed": (0.0, 0.7)}
+"""The part of a run in which a kind of fault comes: the first tables are written after half a minute; and jobs that a killed controller has
+forgotten are waited for, best while there is something else to do."""
 NEED_CONTROLLER = {kind for kind, (_, make) in FAULTS.items() if make in (
     Chaos.cancel_running, Chaos.cancel_waiting, Chaos.preempt, Chaos.requeue, Chaos.kill_slurmctld, Chaos.restart_slurmctld,
     Chaos.freeze_slurmctld)}

@@ -118,6 +118,16 @@ PAUSE_S = 0.2
 """How long an epoch of the sleeping job takes on Slurm; the undisturbed run does not sleep at all."""
 
 
+GONE_AFTER_S = 15
+LAUNCH = f"""
+import sys
+from harness import launch, slurm_executor
+slurm_executor.GONE_AFTER_S = {GONE_AFTER_S}
+sys.exit(launch.main())
+"""
+"""The launcher, but with less patience for jobs that Slurm has forgotten: two minutes are for NFS, and here files are seen at once."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
     """One of the studies."""
@@ -194,6 +204,7 @@ class ChaosStudy(SlurmBench):
                                          settings=(DIGITS if kind.built_in else SLEEPING).format(epochs=kind.epochs),
                                          compared="depth" if kind.built_in else "width", values=list(range(1, kind.variants + 1))))
         self.site(partition=kind.partition)
+        self.before = ["-c", LAUNCH]
         self.twin = Store(self.folder / "undisturbed")
         self.launcher: subprocess.Popen[bytes] | None = None
         self.launches, self.over = 0, False

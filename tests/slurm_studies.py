@@ -1,6 +1,5 @@
 """Studies on the development cluster: the launch command in a process of its own, and what Slurm says of its jobs."""
 
-import datetime
 import os
 import signal
 import subprocess
@@ -82,14 +81,6 @@ class SlurmBench(Bench):
                 found.setdefault(name, set()).add(job_id.partition("_")[0])
         return found
 
-    def intervals(self) -> list[tuple[datetime.datetime, datetime.datetime]]:
-        """When each element of the study's arrays ran, by the accounting."""
-        said = self.cluster.run("sacct", "--allusers", "--allocations", "--noheader", "--parsable2", "--starttime=now-1days",
-                                "--format=JobName,Start,End").stdout
-        rows = [line.split("|") for line in said.splitlines()]
-        return [(datetime.datetime.fromisoformat(start), datetime.datetime.fromisoformat(end)) for name, start, end in rows
-                if name.startswith(self.prefix) and "U" not in start + end and "N" not in start + end]
-
     # --- what runs ---------------------------------------------------------------------------------------------------------------
 
     def claims(self) -> list[dict[str, Any]]:
@@ -102,8 +93,7 @@ class SlurmBench(Bench):
 
     def epochs(self) -> int:
         """How many epochs all attempts have told of."""
-        return sum(path.read_text().count('"event": "epoch"') + path.read_text().count('"event":"epoch"')
-                   for path in self.store.root.glob("trials/*/a*.jsonl"))
+        return sum(path.read_text().count('"event":"epoch"') for path in self.store.root.glob("trials/*/a*.jsonl"))
 
     def wait_for_queue(self, empty: bool = True, *, timeout_s: float = 60) -> None:
         """Waits until none (or one) of the study's jobs is in the queue."""

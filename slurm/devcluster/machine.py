@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -42,8 +43,9 @@ def write(path: Path, content: bytes, *, mode: int) -> None:
 
 
 def free_ports(names: list[str]) -> dict[str, int]:
-    """A port for each name, side by side, none of them in use. Raises ClusterError when there are not so many."""
-    for first in PORTS:
+    """A port for each name, side by side, none of them in use, in a place that another cluster which is made at this moment will hardly
+    look at. Raises ClusterError when there are not so many."""
+    for first in random.sample(PORTS, len(PORTS)):
         ports = range(first, first + len(names))
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for port in ports:
