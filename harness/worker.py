@@ -100,9 +100,10 @@ class Worker:
                 break
             if trial_id in trials and not self._make_attempt(trials[trial_id], self._next_attempt(trial_id, attempt), who):
                 break
-        if slurm.this_job() and (self.why == "preempted" or (self.why == "time_limit" and self._got_on)):
+        finished = all(self.store.result(trial) for trial in trials)
+        if slurm.this_job() and not finished and (self.why == "preempted" or (self.why == "time_limit" and self._got_on)):
             slurm.requeue(slurm.this_job())  # ends this run of the job; what does not go back is submitted anew by the launcher
-        return 0 if all(self.store.result(trial) for trial in trials) else 1
+        return 0 if finished else 1
 
     def _take_place(self, who: dict[str, Any]) -> bool:
         """Claims the worker's place; one that this job has taken before is still its own after Slurm has started it again."""

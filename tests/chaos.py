@@ -34,6 +34,8 @@ from slurm_fixture import NODES, Cluster, ClusterError, temporary_cluster
 
 TARGET_S = 12.0
 """How long a fault waits for something that it can hit before another takes its place."""
+DEALT_BY = 0.85
+"""The share of the training after which all faults are dealt out; what comes later is only for those that have found nothing to hit."""
 GAP_S = 0.3
 """Between two faults, at least."""
 RESUME_S = 5.0
@@ -84,7 +86,7 @@ class Chaos:
             if len(self.hits) >= self.faults or all(study.over for study in self.studies):
                 break
             self._pass(GAP_S)
-            due = 0.95 * (len(self.hits) + self.chance.random()) / self.faults
+            due = DEALT_BY * (len(self.hits) + self.chance.random()) / self.faults
             while self._progress() < due and not all(study.over for study in self.studies):
                 self._pass(0.1)
             self._deal(kind)

@@ -244,14 +244,16 @@ class DeadNodes:
 
     def __init__(self, cluster: Cluster, folder: Path, data: Path):
         self.cut_off = HeldStudy(folder / "cut_off", cluster, data)
-        self.crashed = HeldStudy(folder / "crashed", cluster, data, site='exclude = "n1"')
+        self.cut_off.wait_until("its start", "trials/*/a000.log")
+        node = job(cluster, self.cut_off.job())["NodeList"]
+        other = "n2" if node == "n1" else "n1"
+        self.crashed = HeldStudy(folder / "crashed", cluster, data, site=f'exclude = "{node}"')
         for study in (self.cut_off, self.crashed):
             study.wait_for_progress()
-        assert job(cluster, self.cut_off.job())["NodeList"] == "n1"  # the first one that is free
-        cluster.send("n1", "kill")
-        cluster.crash("n2")
+        cluster.send(node, "kill")
+        cluster.crash(other)
         until("both nodes to be given up", lambda: all("down" in state for state in cluster.node_states().values()), timeout_s=90)
-        cluster.start("n2")
+        cluster.start(other)
         self.cut_off.wait_until("a second attempt", "trials/*/a001.jsonl")
         self.nodes = {environment(pid).get("SLURMD_NODENAME") for pid in self.cut_off.processes()}
         self.cut_off.let_go()
