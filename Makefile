@@ -8,7 +8,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup demo test test-slow test-slurm chaos lint bench-loader bench-throughput bench-start bench-launch clean
+.PHONY: help setup demo test test-slow test-slurm chaos lint bench-loader bench-throughput bench-start bench-launch bench-search clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-17s %s\n' "$$name" "$$text"; done
@@ -51,6 +51,9 @@ bench-start: setup  ## seconds from the command to the first training step; as r
 
 bench-launch: setup  ## what 10,000 trials cost the launcher, on a Slurm that it brings up (Debian or Ubuntu, root)
 	@$(PY) -m benchmarks.launch
+
+bench-search: setup  ## how good the configs are that a search finds, against other tools' defaults; minutes, FULL=1 an hour
+	@$(PY) -m benchmarks.search $(if $(FULL),--full)
 
 clean:  ## remove .venv and caches; studies (runs/) and data (data/) stay
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -66,6 +66,7 @@ def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
         axis.xaxis.set_major_formatter(style.tick_format(column))
     left_out = len(study.variants) - len(variants)
     note = f" Shown: {len(variants)} of {len(study.variants)} variants, the reference and the best." if left_out else ""
+    style.warning(figure, study.warning())
     style.caption(figure, _caption(data, study) + note)
 
 
@@ -102,7 +103,7 @@ def _draw_values(axis: Axes, data: pd.DataFrame, study: Study, place: dict[str, 
     for _, row in means.iterrows():
         y, shade = place[row["variant"]], colour[row["variant"]]
         if row["n"] == 0:
-            axis.text(0.01, y, "no finished trial", transform=axis.get_yaxis_transform(), va="center", color=style.MUTED, fontsize=7)
+            axis.text(0.01, y, "not confirmed" if study.search and study.search.confirmed else "no finished trial", transform=axis.get_yaxis_transform(), va="center", color=style.MUTED, fontsize=7)
         elif row["n"] > 1:
             axis.plot([row["low"], row["high"]], [y, y], color=shade, lw=1.8, zorder=4, solid_capstyle="butt")
             axis.plot(row["value"], y, marker="D", ms=4.5, mfc="white", mec=shade, mew=1.3, zorder=5)
@@ -177,4 +178,5 @@ def _caption(data: pd.DataFrame, study: Study) -> str:
     missing = "" if study.reference in set(data.loc[data["kind"] == "seed", "variant"]) or not len(gaps) else (
         " The reference has no finished trial, so there are no differences.")
     text = study.selection()
-    return f"{study.name}: {study.counts()}. {left}.{right}{missing} {text[0].upper()}{text[1:]}."
+    standing = f"{study.standing()}. " if study.standing() else ""
+    return f"{study.name}: {study.counts()}. {standing}{left}.{right}{missing} {text[0].upper()}{text[1:]}."

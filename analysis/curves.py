@@ -107,6 +107,7 @@ def _draw_together(figure: Figure, data: pd.DataFrame, study: Study, panels: lis
             _lines(axis, data[data["variant"] == variant], names, colour=colour[variant])
         if len(names) > 1:
             _dash_key(axis)
+    style.warning(figure, study.warning())
     style.caption(figure, _caption(data, study, notes))
     ends = [(*end, v, colour[v]) for v in variants if (end := _end(data, v, panels[0][-1])) is not None]
     low, high = axes[0].get_ylim()
@@ -158,6 +159,7 @@ def _draw_apart(figure: Figure, data: pd.DataFrame, study: Study, panels: list[l
     figure.align_ylabels()
     more = len(study.variants) - len(variants)
     chosen = [f"{len(variants)} of {len(study.variants)} variants: the reference and the best"] if more else []
+    style.warning(figure, study.warning())
     style.caption(figure, _caption(data, study, ["grey: the other variants", *notes, *chosen]))
 
 
@@ -270,4 +272,5 @@ def _caption(data: pd.DataFrame, study: Study, notes: Sequence[str]) -> str:
     early = " A mean ends where the first of its seeds stopped." if (stopped > means.groupby("variant")["epoch"].max()).any() else ""
     more = "".join(f" {n[0].upper()}{n[1:]}." for n in dict.fromkeys(notes))
     text = study.selection()
-    return f"{study.name}: {study.counts()}. {lines}{cross}{early} No smoothing.{more} In the tables {text}."
+    standing = f"{study.standing()}. " if study.standing() else ""
+    return f"{study.name}: {study.counts()}. {standing}{lines}{cross}{early} No smoothing.{more} In the tables {text}."

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from analysis.winners import Search, Tuned
+
 SCHEMA = 1
 """The version of the tables' schema that this floor reads."""
 TRIALS, EPOCHS = "trials.parquet", "epochs.parquet"
 TRIAL_COLUMNS = ("study", "trial_id", "variant", "seed", "status", "epoch")
 EPOCH_COLUMNS = ("trial_id", "epoch")
-STATUSES = ("done", "infeasible", "failed", "lost", "unfinished")
+STATUSES = ("done", "pruned", "infeasible", "failed", "lost", "unfinished")
 REBUILD = "`python -m harness.launch GRID`, with the grid of this study, writes it again from the trial folders; nothing trained is lost"
 
 
@@ -39,7 +41,8 @@ class Study:
     folder: Path
     name: str
     trials: "pd.DataFrame"
-    """One row for each trial, as harness/tables.py wrote it. Metrics are fractions."""
+    """One row for each trial, as harness/tables.py wrote it. Metrics are fractions. Of a searched study only the trials that stand for
+    their variants: those of one config each, on as many seeds; all others are in `search`."""
     epochs: "pd.DataFrame"
     """One row for each trial and epoch; no rows when the study has no such file."""
     metric: str
@@ -56,6 +59,8 @@ class Study:
     """Names of the parameters that differ between variants."""
     chance: float | None
     """What guessing gets in an accuracy, where that is one number for the whole study."""
+    search: "Search | None" = None
+    """All that was tried, of a study with [tune]."""
 
     def done(self) -> "pd.DataFrame":
         """The finished trials, one for each variant and seed.
@@ -65,8 +70,8 @@ class Study:
         """
         done = self.trials[self.trials["status"] == "done"]
         if done.empty:
-            raise AnalysisError(f"{self.name}: none of its {self.counts()}. Nothing can be drawn yet; "
-                                "`python -m harness.launch GRID` goes on with it")
+            none = f"none of its {self.counts()}" if self.search is None else f"no config is fully trained yet ({self.counts()})"
+            raise AnalysisError(f"{self.name}: {none}. Nothing can be drawn yet; `python -m harness.launch GRID` goes on with it")
         twice = done[done.duplicated(["variant", "seed"])]
         if not twice.empty:
             row = twice.iloc[0]
@@ -76,9 +81,10 @@ class Study:
 
     def counts(self) -> str:
         """How many trials there are and how they ended: "52 of 60 trials finished; 5 infeasible, 3 failed"."""
-        found = self.trials["status"].value_counts()
+        trials = self.trials if self.search is None else self.search.trials
+        found = trials["status"].value_counts()
         others = [s for s in STATUSES if s in found.index and s != "done"] + sorted(s for s in found.index if s not in STATUSES)
-        text = f"{int(found.get('done', 0))} of {plural(len(self.trials), 'trial')} finished"
+        text = f"{int(found.get('done', 0))} of {plural(len(trials), 'trial')} finished"
         return text + ("; " + ", ".join(f"{found[s]} {s}" for s in others) if others else "")
 
     def selection(self) -> str:
@@ -88,10 +94,33 @@ class Study:
             "its last epoch" if self.select == "last" else f"its epoch with the {extreme} {self.metric}")
 
     def headline(self) -> tuple[str, str]:
-        """The column that variants are compared by and its direction: `test_acc` where the test split was opened, else the metric."""
-        if "test_acc" in self.trials and self.trials["test_acc"].notna().any():
-            return "test_acc", "max"
+        """The column that variants are compared by and its direction: `test_acc` where the test split was opened, else the metric. A
+        confirmed config counts as tested when all of its finished trials are, so that the mean is one over all of its seeds."""
+        if "test_acc" in self.trials:
+            tested = self.trials.loc[self.trials["status"] == "done", "test_acc"].notna()
+            if tested.any() and (self.search is None or tested.all()):
+                return "test_acc", "max"
         return self.metric, self.mode
+
+    def warning(self) -> str:
+        """What must stand above anything that compares configs which nothing has confirmed; "" where there is nothing to warn of."""
+        if self.search is None or self.search.confirmed:
+            return ""
+        most = int(self.search.configs.groupby("variant").size().max())
+        biased = "downwards" if self.mode == "min" else "upwards"
+        return (f"Not confirmed: each variant is the best of {'up to ' if most > 1 else ''}{plural(most, 'config')} by {self.metric}, chosen on "
+                f"the seeds that are shown. The best of many looks better than it is: {self.metric} is biased {biased}.")
+
+    def standing(self) -> str:
+        """Which config stands for each variant, for captions; "" in a study without [tune]."""
+        if self.search is None:
+            return ""
+        if not self.search.confirmed:
+            return "Each variant by its best fully trained config"
+        extreme = "lowest" if self.mode == "min" else "highest"
+        text = f"Each variant by its winner: of the configs trained again on fresh seeds, the one with the {extreme} mean {self.metric} there"
+        text += "; more are still being trained, so the winners may change" if self.search.running() else ""
+        return text + (f". The test split opened {self.search.openings} times" if self.search.openings > 1 else "")
 
 
 def plural(n: int, noun: str) -> str:
@@ -140,11 +169,13 @@ def load(folder: Path) -> Study:
     """
     import pandas as pd
 
+    from analysis.winners import NEEDED, search_of, standing_trials
+
     if not (folder / TRIALS).exists():
         raise AnalysisError(f"{folder} has no {TRIALS} yet; `python -m harness.launch GRID` writes it as trials end")
     trials, about = _read(folder / TRIALS)
     metric = str(about.get("metric", "val_acc"))
-    _check_columns(folder / TRIALS, trials, (*TRIAL_COLUMNS, metric))
+    _check_columns(folder / TRIALS, trials, (*TRIAL_COLUMNS, metric, *(NEEDED if "phase" in trials else ())))
     if trials.empty:
         raise AnalysisError(f"{folder / TRIALS} holds no trial yet; `python -m harness.launch GRID` goes on with the study")
     epochs = pd.DataFrame(columns=[*EPOCH_COLUMNS, metric])
@@ -154,6 +185,10 @@ def load(folder: Path) -> Study:
     present = [str(v) for v in trials["variant"].unique()]
     variants = [v for v in map(str, about.get("variants") or []) if v in present]
     variants += [v for v in present if v not in variants]
+    search = search_of(trials, metric, str(about.get("mode", "max")), _tuned(about.get("tuned")))
+    if search is not None:
+        trials = standing_trials(search)
+        epochs = epochs.drop_duplicates(["trial_id", "epoch"], ignore_index=True)  # two variants may have a trial in common
     chance = about.get("chance")
     reference = str(about.get("reference") or variants[0])
     return Study(
@@ -161,7 +196,16 @@ def load(folder: Path) -> Study:
         mode=str(about.get("mode", "max")), select=str(about.get("select", "best_val")), seeds=tuple(about.get("seeds") or ()),
         variants=tuple(variants), reference=reference,
         compared=tuple(n for n in map(str, about.get("compared") or []) if f"param_{n}" in trials.columns),
-        chance=float(chance) if isinstance(chance, (int, float)) and math.isfinite(chance) else None)
+        chance=float(chance) if isinstance(chance, (int, float)) and math.isfinite(chance) else None,
+        search=search)
+
+
+def _tuned(listed: object) -> "list[Tuned]":
+    """What the metadata say was tuned."""
+    from analysis.winners import Tuned
+
+    return [Tuned(name=str(one["name"]), log=bool(one.get("log")), choices=tuple(one.get("choices") or ()))
+            for one in (listed if isinstance(listed, list) else []) if isinstance(one, dict) and "name" in one]
 
 
 def _read(path: Path) -> tuple["pd.DataFrame", dict[str, Any]]:

@@ -4,8 +4,9 @@
     python -m analysis.plots digits               runs/digits, or any study folder
     python -m analysis.plots digits --out paper   written there instead of runs/digits/figures
 
-Writes curves and comparison (PNG, PDF and the CSV behind each) and results.md with results.csv, and prints what the comparison shows.
-A new figure is one file with `NAME`, `table(study)` and `draw(figure, data, study)`, and one line in `FIGURES`.
+Writes curves and comparison (PNG, PDF and the CSV behind each) and results.md with results.csv, and prints what the comparison shows. Of a
+study with [tune] also search, parameters and, with halving, rungs. A new figure is one file with `NAME`, `table(study)` and
+`draw(figure, data, study)`, and one line in `FIGURES`.
 """
 
 import argparse
@@ -27,6 +28,12 @@ FIGURES = (
     "analysis.comparison",
 )
 """The modules that make a figure, in the order in which they are written; imported when they are drawn."""
+OF_A_SEARCH = (
+    "analysis.search",
+    "analysis.parameters",
+)
+"""Those of a study with [tune]."""
+OF_HALVING = ("analysis.rungs",)
 MAX_SENTENCES = 8
 
 
@@ -88,13 +95,14 @@ def write(study: Study, out: Path) -> list[Path]:
     A figure that this study has no data for is left out with a line that says why.
 
     Raises:
-        AnalysisError: the study has no finished trial.
+        AnalysisError: the study has no finished trial, or no config of its search has a value.
     """
-    from analysis import results_table, stats, style
+    from analysis import results_table, stats, style, winners
 
-    done, (column, mode) = study.done(), study.headline()
+    if study.search is None or study.search.configs["value"].isna().all():
+        study.done()
     written: list[Path] = []
-    for name in FIGURES:
+    for name in _figures(study):
         module = cast(FigureModule, importlib.import_module(name))
         try:
             data = module.table(study)
@@ -105,18 +113,35 @@ def write(study: Study, out: Path) -> list[Path]:
             figure = style.new_figure()
             module.draw(figure, data, study)
             written += _told(style.save(figure, out, module.NAME, data))
-    results = results_table.table(study)
-    text = results_table.markdown(results, study)
-    written += _told([style.write_whole(out / f"{results_table.NAME}.md", text.encode("utf-8")),
-                      style.write_whole(out / f"{results_table.NAME}.csv", style.csv(results))])
-    sentences = stats.verdicts(done, column, mode=mode, variants=study.variants, reference=study.reference,
-                               ended=stats.endings(study.trials))
+    sentences: list[str] = []
+    if (study.trials["status"] == "done").any():
+        results, (column, mode) = results_table.table(study), study.headline()
+        text = results_table.markdown(results, study)
+        written += _told([style.write_whole(out / f"{results_table.NAME}.md", text.encode("utf-8")),
+                          style.write_whole(out / f"{results_table.NAME}.csv", style.csv(results))])
+        sentences = stats.verdicts(study.done(), column, mode=mode, variants=study.variants, reference=study.reference,
+                                   ended=stats.endings(study.trials))
     print(f"\n{study.name}: {study.counts()}")
+    if study.warning():
+        print(f"  {study.warning()}")
+    _tell(sentences, out / f"{results_table.NAME}.md")
+    if study.search is not None:
+        _tell(winners.sentences(study.search, study.metric, mode=study.mode, variants=study.variants), out / f"{results_table.NAME}.md")
+    return written
+
+
+def _figures(study: Study) -> tuple[str, ...]:
+    """The modules whose figures this study has data for."""
+    if study.search is None:
+        return FIGURES
+    return (*FIGURES, *OF_A_SEARCH, *(OF_HALVING if study.search.halved else ()))
+
+
+def _tell(sentences: Sequence[str], more: Path) -> None:
     for sentence in sentences[:MAX_SENTENCES]:
         print(f"  {sentence}")
     if len(sentences) > MAX_SENTENCES:
-        print(f"  … and {len(sentences) - MAX_SENTENCES} more in {_short(written[-2])}")
-    return written
+        print(f"  … and {len(sentences) - MAX_SENTENCES} more in {_short(more)}")
 
 
 def _told(paths: list[Path]) -> list[Path]:

@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 
-from analysis import stats
+from analysis import stats, winners
 from analysis.load import STATUSES, Study
 
 NAME = "results"
@@ -19,20 +19,28 @@ def table(study: Study) -> pd.DataFrame:
     Returns:
         variant, one `param_<name>` for each compared parameter (the values of a variant that has several joined by ", "), then for each
         metric `<metric>` (mean), `<metric>_half_width` (t, 95 %; empty below 3 seeds), `<metric>_n`; and the trials by status. Shares are
-        fractions.
+        fractions. Of a searched study the tuned parameters too, of the config that stands for the variant, and that config's number
+        (`config`), how many there are (`configs`), and what the search said of it (`search_value`, `search_n`).
 
     Raises:
         AnalysisError: no trial is finished, or trials are no replicates of each other.
     """
     done = study.done()
     out = pd.DataFrame({"variant": list(study.variants)})
-    for name in study.compared:
+    tuned = [t.name for t in study.search.tuned] if study.search else []
+    for name in dict.fromkeys((*study.compared, *tuned)):
         values = study.trials.groupby("variant")[f"param_{name}"].agg(_join)
-        out[f"param_{name}"] = [values[v] for v in study.variants]
+        out[f"param_{name}"] = [values.get(v) for v in study.variants]
     for metric in dict.fromkeys((*METRICS[:1], study.metric, *METRICS[1:])):
         if metric in done and done[metric].notna().any():
             part = stats.by_variant(done, metric, variants=study.variants)
             out[metric], out[f"{metric}_half_width"], out[f"{metric}_n"] = part["mean"], part["half_width"], part["n"]
+    if study.search is not None:
+        rows = [study.search.chosen(v) for v in study.variants]
+        out["config"] = pd.array([None if row is None else row["config"] for row in rows], dtype="Int64")
+        out["configs"] = [int((study.search.configs["variant"] == v).sum()) for v in study.variants]
+        out["search_value"] = [None if row is None else row["value"] for row in rows]
+        out["search_n"] = pd.array([None if row is None else row["n"] for row in rows], dtype="Int64")
     found = study.trials["status"]
     for status in [*STATUSES, *sorted(set(found) - set(STATUSES))]:
         counts = study.trials[found == status].groupby("variant").size()
@@ -81,7 +89,11 @@ def markdown(data: pd.DataFrame, study: Study) -> str:
     column, mode = study.headline()
     verdicts = stats.verdicts(study.done(), column, mode=mode, variants=study.variants, reference=study.reference,
                               ended=stats.endings(study.trials))
-    return "\n".join([f"# {_cell(study.name)}", "", *lines, "", spread + f" {text[0].upper()}{text[1:]}; "
+    if study.search is not None:
+        verdicts += winners.sentences(study.search, study.metric, mode=study.mode, variants=study.variants)
+        text = f"{study.standing()}. {text[0].upper()}{text[1:]}"
+    warning = [f"**{_cell(study.warning())}**", ""] if study.warning() else []
+    return "\n".join([f"# {_cell(study.name)}", "", *warning, *lines, "", spread + f" {text[0].upper()}{text[1:]}; "
                       f"the last training loss is that of the last epoch. {study.counts()[0].upper()}{study.counts()[1:]}.", "",
                       *(f"- {_cell(v)}." for v in verdicts), ""])
 

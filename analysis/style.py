@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -25,7 +27,7 @@ WIDTH_IN = 7.0
 """Width of a figure over both columns of a paper, inches."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours for colour-blind readers, in the order in which neighbours differ most; the pink made darker."""
-ACCENT, INK, MUTED, FAINT = "#0072B2", "#222222", "#6b6b6b", "#cfcfcf"
+ACCENT, INK, MUTED, FAINT, WARNING = "#0072B2", "#222222", "#6b6b6b", "#cfcfcf", "#A33B00"
 PNG_DPI = 200
 _RC: dict[str, Any] = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.labelsize": 8.5, "axes.titlesize": 8.5, "xtick.labelsize": 8, "ytick.labelsize": 8,
@@ -97,6 +99,58 @@ def caption(figure: Figure, text: str) -> None:
     note.set_in_layout(False)
     engine: Any = figure.get_layout_engine()
     engine.set(rect=(0.0, room_in / height_in, 1.0, 1.0 - room_in / height_in))
+
+
+def warning(figure: Figure, text: str) -> None:
+    """A sentence above the panels that must not be overlooked; the figure grows by its lines. To be called before `caption`."""
+    if not text:
+        return
+    width_in, height_in = figure.get_size_inches()
+    lines = textwrap.wrap(text, int(width_in * 17))
+    figure.set_size_inches(width_in, height_in + 0.14 + 0.15 * len(lines))
+    figure.suptitle("\n".join(lines), x=0.1 / width_in, ha="left", fontsize=7.5, color=WARNING, fontweight="bold", linespacing=1.3)
+
+
+def panels(figure: Figure, names: Sequence[str], *, height_in: float = 1.7) -> list[Axes]:
+    """One titled panel for each name, at most three in a row, with common axes; sets the figure's size."""
+    columns = min(len(names), 3 if len(names) != 4 else 2)
+    bands = -(-len(names) // columns)
+    titles = [wrap(name, 105 // columns) for name in names]
+    lines = max(title.count("\n") + 1 for title in titles)
+    figure.set_size_inches(WIDTH_IN, bands * (height_in + 0.14 * lines * (len(names) > 1)) + (0.6 if bands > 1 else 1.1))
+    axes = figure.subplots(bands, columns, squeeze=False, sharex=True, sharey=True)
+    for i, axis in enumerate(axes.flat):
+        axis.set_visible(i < len(names))
+        axis.tick_params(labelbottom=i + columns >= len(names))
+        if i < len(names) and len(names) > 1:
+            axis.set_title(titles[i], fontsize=7.5, loc="left")
+    return list(axes.flat[:len(names)])
+
+
+def key(figure: Figure, handles: Sequence[Artist]) -> None:
+    """A key above the panels, for what cannot be named at the marks; the figure grows by its lines."""
+    if handles:
+        width_in, height_in = figure.get_size_inches()
+        figure.set_size_inches(width_in, height_in + 0.2 * -(-len(handles) // 5))
+        figure.legend(handles=list(handles), loc="outside upper left", ncols=min(5, len(handles)), frameon=False, fontsize=7, handlelength=1.4,
+                      columnspacing=1.2, handletextpad=0.5, borderaxespad=0.2, labelspacing=0.3)
+
+
+def informative(values: Sequence[float], mode: str) -> tuple[float, float]:
+    """The range of an axis that shows the better values apart: what lies far on the worse side is beyond it, to be marked at the edge.
+
+    Far is more than two and a half times as far from the best as the median is, and by that a third of the whole range or more.
+    """
+    finite = np.asarray(values, dtype=float)
+    finite = finite[np.isfinite(finite)]
+    low, high = float(finite.min()), float(finite.max())
+    best, middle = (low if mode == "min" else high), float(np.median(finite))
+    reach = 2.5 * abs(best - middle)
+    if 0 < reach < (high - low) / 1.5:
+        near = finite[np.abs(finite - best) <= reach]
+        low, high = float(near.min()), float(near.max())
+    pad = 0.06 * (high - low) or 0.02 * abs(high) or 0.02
+    return low - pad, high + pad
 
 
 def spread(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:

@@ -242,12 +242,13 @@ def _make_up(grid: Path, root: Path) -> None:
     """A finished study without running it."""
     from harness.grid import read_grid
     from harness.store import Store
-    from harness.trials import plan_trials
+    from harness.trials import Planner
+    from harness.waves import Wave
 
     store, read = Store(root), read_grid(grid)
     store.create_folders()
     store.freeze_grid(read.text)
-    store.write_wave(0, plan_trials(read), told=[])
+    store.write_wave(Wave(trials=tuple(Planner(read).trials())))
     makers = [Process(target=_finish_trials, args=(root, number, os.cpu_count() or 1)) for number in range(os.cpu_count() or 1)]
     for maker in makers:
         maker.start()

@@ -72,14 +72,14 @@ def main(arguments: list[str] | None = None) -> int:
 def _prepare(folder: Path, overrides: list[str]) -> list[dict[str, Any]]:
     """Builds the cache all sides read, and writes the trials down; returns them."""
     from harness.grid import read_grid
-    from harness.trials import plan_trials
+    from harness.trials import Planner
     from jobs.config import Config
     from jobs.data import prepare
 
     os.environ["HARNESS_DATA"] = str(folder / "data")
     (folder / "grid.toml").write_bytes(GRID.read_bytes())  # the same for all rounds, whoever edits the other
     trials: list[dict[str, Any]] = [{"config": trial.config, "seed": trial.seed}
-                                    for trial in plan_trials(read_grid(folder / "grid.toml", overrides=overrides))]
+                                    for trial in Planner(read_grid(folder / "grid.toml", overrides=overrides)).trials()]
     prepare(Config.from_dict(trials[0]["config"]), folder / "data")
     (folder / "trials.json").write_text(json.dumps(trials))
     return trials

@@ -187,7 +187,7 @@ def _record(overview: Overview, trials: list[str]) -> None:
     """Writes down that trials are cancelled, with one attempt more than each has: the one that a worker may be about to begin, which has
     not heard of it yet."""
     try:
-        states = overview.store.scan(trials)
+        states = overview.store.scan(overview.trials[trial] for trial in trials)
         overview.store.write_cancel({trial: len(states[trial].attempts) + 1 for trial in trials if not states[trial].result})
     except OSError as error:
         raise StudyError(f"cannot write to {shown(overview.root)}: {error.strerror or error}; nothing was cancelled") from error

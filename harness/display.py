@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, TextIO
 
 from harness.estimate import duration
+from harness.leading import leading
 from harness.plan import Plan, PlannedTrial
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 300.0
 SHOWN_VARIANTS = 60
 """More lines than a terminal has take a second to draw."""
-ORDER = ("done", "infeasible", "failed", "lost", "cancelled", "running", "queued", "pending")
-ENDED = ("done", "infeasible", "failed", "lost", "cancelled")
+ORDER = ("done", "infeasible", "pruned", "failed", "lost", "cancelled", "running", "queued", "pending")
+ENDED = ("done", "infeasible", "pruned", "failed", "lost", "cancelled")
 
 
 class Board:
@@ -33,16 +34,19 @@ class Board:
         self.values: dict[str, float] = {}
         self.ended: dict[str, str] = {}
         self.at_start: int | None = None
+        self._planned: list[PlannedTrial] | None = None
 
     def take(self, launch: "Launch", now: Plan) -> list[str]:
         """Reads what has ended since the last call; returns those trials."""
-        if not self.trials:
-            self.trials = {trial.id: trial for trial in launch.trials}
+        if self._planned is not launch.trials:
+            self._planned, self.trials = launch.trials, {trial.id: trial for trial in launch.trials}
+        for trial in [trial for trial in self.ended if now.status[trial] not in ENDED]:
+            del self.ended[trial]  # it was promoted
         fresh = [trial for trial, status in now.status.items() if status in ENDED and trial not in self.ended]
         for trial in fresh:
             self.ended[trial] = now.status[trial]
-            result = launch.store.result(trial) if self.past or self.at_start is not None else None
-            if result and result["status"] == "done" and result["epoch"]:
+            result = launch.store.result(trial, budget=self.trials[trial].budget) if self.past or self.at_start is not None else None
+            if result and result["epoch"] and result["status"] != "infeasible":
                 self.values[trial] = result["rows"][result["epoch"] - 1][launch.grid.metric]
         if self.at_start is None:
             self.at_start = len(self.ended)
@@ -53,21 +57,26 @@ class Board:
         done = len(self.ended) - (self.at_start or 0)
         if not done:
             return None
-        return (time.monotonic() - launch.started) / done * (len(self.trials) - len(self.ended))
+        if launch.grid.search and launch.grid.search.halving:
+            return None  # trials of very different length, and nobody knows how many
+        total = launch.grid.trial_count() if launch.grid.search else len(self.trials)
+        return (time.monotonic() - launch.started) / done * max(0, total - len(self.ended))
 
     def by_variant(self, launch: "Launch") -> list[tuple[str, Counter[str], list[float]]]:
-        """(variant, trials by status, metric of the done ones) in the grid's order."""
-        rows = {variant.name: (Counter[str](), list[float]()) for variant in launch.grid.variants}
-        for trial in self.trials.values():
-            counter, values = rows.setdefault(trial.variant, (Counter(), []))
-            counter[self.ended.get(trial.id, "left")] += 1
-            values += [self.values[trial.id]] if trial.id in self.values else []
-        return [(name, *row) for name, row in rows.items()]
+        """(variant, trials by status, metric over the seeds of its leading config) in the grid's order."""
+        of: dict[str, list[PlannedTrial]] = {variant.name: [] for variant in launch.grid.variants}
+        for trial in launch.trials:
+            of.setdefault(trial.variant, []).append(trial)
+        return [(name, Counter(self.ended.get(trial.id, "left") for trial in trials), leading(trials, self.values, launch.grid.mode))
+                for name, trials in of.items()]
 
 
 def headline(launch: "Launch", now: Plan, board: Board) -> str:
     """The study in one line: counts, time gone, time left."""
     counts = "  ".join(f"{status} {count}" for status in ORDER if (count := now.count(status)))
+    if search := launch.grid.search:
+        tried = len({(trial.variant, trial.number) for trial in launch.trials})
+        counts = f"configs {tried}/{search.trials * len(launch.grid.variants)}  {counts}"
     left = board.left_s(launch)
     ahead = f", about {duration(left)} left" if left and not now.over else ""
     return f"{launch.grid.name}  {counts}  {duration(time.monotonic() - launch.started)}{ahead}"
@@ -92,7 +101,10 @@ class PlainDisplay:
                 trial = self.board.trials[trial_id]
                 value = f"  {launch.grid.metric} {self.board.values[trial_id]:.4f}" if trial_id in self.board.values else ""
                 ended = f"[{number}/{len(self.board.trials)}]"
-                self.note(f"{ended} {now.status[trial_id]}  {trial.variant}  seed {trial.seed}{value}")
+                config = "" if trial.phase == "compare" else f"config {trial.number}  "
+                at = f" after {trial.budget} epochs" if trial.budget else " confirmed" if trial.phase == "confirm" else ""
+                at = " on the test split" if trial.opening else at
+                self.note(f"{ended} {now.status[trial_id]}{at}  {trial.variant}  {config}seed {trial.seed}{value}")
         if first or time.monotonic() - self.spoke > HEARTBEAT_S:
             self.note("  ".join(filter(None, [headline(launch, now, self.board), news])))
 
@@ -140,7 +152,7 @@ class LiveDisplay:
         table.add_column("variant", overflow="ellipsis", no_wrap=True, max_width=48)
         table.add_column("trials", justify="right", no_wrap=True)
         table.add_column("", width=16)
-        table.add_column(f"{launch.grid.metric}, mean", justify="right", no_wrap=True)
+        table.add_column(f"{launch.grid.metric}, {'best' if launch.grid.search else 'mean'}", justify="right", no_wrap=True)
         table.add_column("sd over seeds", justify="right", no_wrap=True)
         table.add_column("", style="red", no_wrap=True)
         rows = self.board.by_variant(launch)

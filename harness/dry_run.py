@@ -10,13 +10,14 @@ from pathlib import Path
 from harness import slurm
 from harness.errors import StudyError
 from harness.estimate import duration, estimate
-from harness.grid import Grid
+from harness.grid import Grid, Tuned
+from harness.grid_draft import text_of
 from harness.local import LocalExecutor
 from harness.needs import Missing, Source, find_source, missing, missing_text, needed_configs, source_digests
 from harness.plan import PlannedTrial
 from harness.profile import Profile
 from harness.store import Store
-from harness.trials import changes, plan_trials
+from harness.trials import changes, Planner
 from jobs import registry
 from jobs.config import PARAMETERS
 from jobs.data import data_folder
@@ -38,11 +39,10 @@ def show(grid: Grid, root: Path, *, grid_path: Path, profile: Profile | None, ov
     gone = missing(configs, data=data_folder(), runs=store.root.parent, grid=grid_path, overrides=overrides)
     if grid.search:
         print(f"{grid.name}  {grid.trial_count()} trials = {_search_size(grid)}")
-        facts = [_compares(grid), _parameters(grid, grid.search.trials * len(grid.seeds)),
-                 ("tuned", ", ".join(dict.fromkeys(t.name for t in grid.tune or ())) + "; proposed while it runs")]
+        facts = [_compares(grid), _parameters(grid, grid.search.trials * len(grid.seeds)), *_searches(grid), ("time", _search_time(grid))]
     else:
-        trials = plan_trials(grid, source_digests(grid, store))
-        states = store.scan([t.id for t in trials])
+        trials = Planner(grid, source_digests(grid, store)).trials()
+        states = store.scan(trials)
         left = [t for t in trials if not states[t.id].result]
         print(f"{grid.name}  {len(trials)} trials = {_count(len(grid.variants), 'variant')} x {_count(len(grid.seeds), 'seed')}"
               f"        [{len(trials) - len(left)} done, {len(left)} to run]")
@@ -62,8 +62,6 @@ def show(grid: Grid, root: Path, *, grid_path: Path, profile: Profile | None, ov
 def _closing(grid: Grid, store: Store, gone: list[Missing], *, local: bool, update_grid: bool) -> str:
     """The last paragraph: that the command launches the study, or everything for which it would be refused."""
     reasons = []
-    if sections := [f"[{name}]" for name in ("tune", "search", "confirm") if getattr(grid, name)]:
-        reasons.append(f"{', '.join(sections)} cannot run yet: compare fixed values with [compare] or [[variant]] instead")
     if not local and not slurm.available():
         reasons.append("no Slurm here (sbatch is not on the PATH); add --local to run on this machine")
     frozen = store.frozen_grid()
@@ -111,6 +109,44 @@ def _search_size(grid: Grid) -> str:
     if grid.confirm is None:
         return tried
     return f"{tried}, and {_count(grid.confirm.top, 'config')} of each variant confirmed on {_count(grid.confirm.seeds, 'seed')}"
+
+
+def _searches(grid: Grid) -> list[tuple[str, str]]:
+    """What is tuned, and how."""
+    search = grid.search
+    assert search
+    facts = [("tuned", "\n".join(map(_tuned, grid.tune or ())))]
+    facts += [("require", "\n".join(requirement.text for requirement in grid.requirements))] if grid.requirements else []
+    waiting = "the next wave waits for the last" if search.running == search.wave else f"at most {search.running} at once"
+    how = [f"{_count(search.trials, 'config')} of each variant, proposed by {search.algorithm} in waves of {search.wave}, {waiting}"]
+    if search.tries or search.warm_start:
+        earlier = f"the best of {search.warm_start.removeprefix('study:')}" if search.warm_start else ""
+        tries = _count(len(search.tries), "setting") + " of [[search.try]]" if search.tries else ""
+        how.append("first " + " and ".join(filter(None, [tries, earlier])))
+    if halving := search.halving:
+        how.append(f"halving: the best 1/{halving.factor} go on, from {_count(halving.first, 'epoch')} to {halving.factor} times as many, "
+                   "and so on to all")
+    facts.append(("search", "\n".join(how)))
+    if confirm := grid.confirm:
+        test = ", then the test split, once" if grid.test == "confirmed" else ""
+        facts.append(("confirm", f"the best {confirm.top} of each variant on fresh seeds ({', '.join(map(str, grid.fresh_seeds()))}){test}"))
+    return facts
+
+
+def _tuned(tuned: Tuned) -> str:
+    """A tuned parameter as a person says it."""
+    values = ", ".join(map(text_of, tuned.choices)) if tuned.choices else f"{tuned.low:g} to {tuned.high:g}"
+    how = [", in order" if tuned.choices and tuned.ordered else "", ", logarithmic" if tuned.log else "",
+           f" in steps of {tuned.step:g}" if tuned.step else ""]
+    when = " and ".join(f"{name} is {text_of(value)}" for name, value in tuned.when)
+    return f"{tuned.name}: {values}{''.join(how)}{f'   (where {when})' if when else ''}"
+
+
+def _search_time(grid: Grid) -> str:
+    """What can be said of the time before anything is proposed."""
+    jobs = math.ceil(grid.trial_count() / grid.slurm.trials_per_job)
+    return (f"not known before configs are proposed; the figures of a study that ran are in `status`. On Slurm at most "
+            f"{jobs * grid.slurm.time_min / 60:.0f} job-hours by the time limit of {grid.slurm.time_min} min")
 
 
 def _reads(grid: Grid, store: Store) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from harness.files import to_json
 from harness.grid import Grid
 from harness.needs import source_digests
 from harness.store import Store
-from harness.trials import plan_trials, request_of
+from harness.trials import Planner, request_of
 
 
 def export(grid: Grid, store: Store, folder: Path) -> int:
@@ -19,7 +19,7 @@ def export(grid: Grid, store: Store, folder: Path) -> int:
     Raises:
         StudyError: the folder cannot be written.
     """
-    trials = plan_trials(grid, source_digests(grid, store))
+    trials = Planner(grid, source_digests(grid, store)).trials()
     try:
         for trial in trials:
             (folder / trial.id).mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,7 @@ def finished(result: dict[str, Any], metric: str, attempts: list[list[dict[str, 
         result: its result.json.
         attempts: the events of each attempt.
     """
-    row = result["rows"][result["epoch"] - 1] if result["status"] == "done" and result["epoch"] else {}
+    row = result["rows"][result["epoch"] - 1] if result["status"] != "infeasible" and result["epoch"] else {}
     return Finished(status=result["status"], reason=result.get("reason") or "", value=row.get(metric), runs=tuple(map(run_of, attempts)))
 
 

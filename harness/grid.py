@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import grid_checks, search_space
+from harness import grid_checks, search_plan, search_space
 from harness.errors import GridError, Problem
 from harness.findings import Findings, load_toml, show
 from harness.grid_draft import DEFAULTS, Draft, NamedVariant, Tuned, read_compare, read_fixed, read_variants
@@ -33,6 +33,8 @@ from harness.grid_sections import (
     check_study_name,
     read_section,
 )
+from harness.search.require import Requirement
+from harness.search.rungs import most_trials, rungs
 from harness.spans import apply_override
 from jobs.config import PARAMETERS, Value, metric_mode, nearest
 
@@ -42,10 +44,12 @@ __all__ = ["SECTIONS", "Confirm", "Grid", "Halving", "Job", "Limits", "Local", "
 LARGEST_FILE = 1_000_000
 METRICS = ("val_acc", "val_loss")
 """What may decide in the built-in job: numbers from the validation split."""
-_SECTION_NAMES = ("study", "fixed", "variant", "compare", "tune", "search", "confirm", "slurm", "local", "retry", "limits", "job")
+_SECTION_NAMES = ("study", "fixed", "variant", "compare", "tune", "require", "search", "confirm", "slurm", "local", "retry", "limits",
+                  "job")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
-_TAKEN_COLUMNS = ("trial_id", "epoch", "epochs", "study", "variant", "seed", "wave", "status", "reason")
+_TAKEN_COLUMNS = ("trial_id", "epoch", "epochs", "study", "variant", "seed", "wave", "phase", "config", "budget", "status", "reason",
+                  "test_opening")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +83,8 @@ class Grid:
     compared: tuple[str, ...]
     """Parameters that differ between variants, in the order of the grid; what a variant does not read counts as a value of its own."""
     tune: tuple[Tuned, ...] | None
+    requirements: tuple[Requirement, ...]
+    """What must hold between parameters, from [[require]]."""
     search: Search | None
     confirm: Confirm | None
     slurm: Slurm
@@ -94,12 +100,29 @@ class Grid:
         """The parameters a variant sets, [fixed] included; `jobs.config.Config.from_dict` adds the defaults."""
         return {**self.fixed, **variant.settings}
 
+    def fresh_seeds(self) -> tuple[int, ...]:
+        """The seeds that [confirm] trains the best configs with: those that follow the study's own."""
+        return tuple(max(self.seeds) + 1 + n for n in range(self.confirm.seeds)) if self.confirm else ()
+
     def trial_count(self) -> int:
-        """Trials of the whole study: variants x seeds, and x [search] trials plus what [confirm] adds where there is a [tune]."""
+        """Trials (config and seed) of the whole study: variants x seeds; where there is a [tune], those that it may come to.
+
+        Every variant then has the trials of [search], with [search.halving] the first seed of each and what promotions add, and what
+        [confirm] adds: fresh seeds for the best configs and, as their reference, for the first that was known before the search. A space
+        that is exhausted gives fewer; halving a few more, because a rung promotes before all that will reach it are there.
+        """
         if self.search is None:
             return len(self.variants) * len(self.seeds)
-        confirmed = self.confirm.top * self.confirm.seeds if self.confirm else 0
-        return len(self.variants) * (self.search.trials * len(self.seeds) + confirmed)
+        confirmed = (self.confirm.top + bool(self.search.tries or self.search.warm_start)) * self.confirm.seeds if self.confirm else 0
+        if self.search.halving is None:
+            return len(self.variants) * (self.search.trials * len(self.seeds) + confirmed)
+        return sum(self._halved(self.search.halving, self.search.trials, variant) + confirmed for variant in self.variants)
+
+    def _halved(self, halving: Halving, trials: int, variant: Variant) -> int:
+        epochs = search_plan.fewest_epochs(self.config_values(variant), self.tune or (), {} if self.job else DEFAULTS)
+        assert epochs is not None, "the grid was checked"
+        # Of all that are tuned, the shortest training has the fewest rungs, and adds its seeds on the lowest.
+        return most_trials(trials, halving.factor, len(rungs(halving.first, halving.factor, epochs)), len(self.seeds))
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides results, as JSON values: two grids with equal identity are the same study.
@@ -110,6 +133,8 @@ class Grid:
         defaults = {} if self.job else DEFAULTS
         own = {key for variant in self.variants for key in variant.settings}
         everywhere = {**defaults, **self.fixed}
+        # Only where there are any: a study of before there were requirements is still the same study.
+        required = {"require": sorted(r.text for r in self.requirements)} if self.requirements else {}
         return {
             "study": {"name": self.name, "metric": self.metric, "mode": self.mode, "seeds": list(self.seeds), "select": self.select,
                       "test": self.test},
@@ -117,6 +142,7 @@ class Grid:
             "variants": {variant.name: {name: variant.settings.get(name, everywhere.get(name)) for name in sorted(own)}
                          for variant in self.variants},
             "tune": None if self.tune is None else [_plain(t) for t in self.tune],
+            **required,
             "search": _plain(self.search),
             "confirm": _plain(self.confirm),
             "job": _plain(self.job),
@@ -159,8 +185,9 @@ def _build(text: str, document: dict[str, Any], findings: Findings) -> Grid:
     read_variants(draft, document.get("variant", []))
     draft.variants = draft.variants or [NamedVariant(number=None, name=study.name if study else "study", settings={})]
     read_compare(draft, document.get("compare", {}))
-    search, confirm = _read_search(draft, document)
+    search, confirm = _read_search(draft, document, study)
     draft.settle()
+    requirements = search_space.read_requirements(draft, document["require"]) if "require" in document and "tune" in document else ()
     slurm = read_section(findings, ("slurm",), document.get("slurm", {}), Slurm)
     local = read_section(findings, ("local",), document.get("local", {}), Local)
     retry = read_section(findings, ("retry",), document.get("retry", {}), Retry)
@@ -172,6 +199,8 @@ def _build(text: str, document: dict[str, Any], findings: Findings) -> Grid:
     grid_checks.check_ranks(draft, local, slurm)
     if not grid_checks.check_number(draft, len(study.seeds) if study else 1, search.trials if search else 1):
         findings.close("trials of a grid this large are not compared with each other")
+    if search is not None:
+        search_plan.check_search(draft, search, requirements, study.name if study else "")
     variants, compared = _expand(draft)
     _check_reference(draft, study, [v.name for v in variants])
     findings.close()
@@ -179,8 +208,8 @@ def _build(text: str, document: dict[str, Any], findings: Findings) -> Grid:
     tune = tuple(t for t, _ in draft.tuned) or None
     return Grid(name=study.name, metric=study.metric, mode=study.mode or metric_mode(study.metric), seeds=study.seeds, select=study.select,
                 test=study.test or ("confirmed" if tune else "each"), reference=study.reference or variants[0].name,
-                fixed=draft.fixed, variants=variants, compared=compared, tune=tune, search=search, confirm=confirm,
-                slurm=slurm, local=local, retry=retry, limits=limits, job=job, text=text)
+                fixed=draft.fixed, variants=variants, compared=compared, tune=tune, requirements=requirements,
+                search=search, confirm=confirm, slurm=slurm, local=local, retry=retry, limits=limits, job=job, text=text)
 
 
 def _check_sections(findings: Findings, document: dict[str, Any]) -> None:
@@ -228,18 +257,19 @@ def _check_job(findings: Findings, job: Job | None) -> None:
                                                   f"tables' own columns ({', '.join(_TAKEN_COLUMNS)}, param_…)")
 
 
-def _read_search(draft: Draft, document: dict[str, Any]) -> tuple[Search | None, Confirm | None]:
-    """[tune], [search] and [confirm], which need each other."""
+def _read_search(draft: Draft, document: dict[str, Any], study: Study | None) -> tuple[Search | None, Confirm | None]:
+    """[tune], [search] and [confirm], which need each other, and [[require]]."""
     findings = draft.findings
     if "tune" in document:
         search_space.read_tune(draft, document["tune"])
         if "search" not in document:
             findings.key(("tune",), "[tune] needs a section [search] with `trials`: how many configs every variant gets")
-    for section in ("search", "confirm"):
-        if section in document and "tune" not in document:
-            findings.key((section,), f"[{section}] without [tune]: there is nothing to search")
-    search = search_space.read_search(draft, document["search"]) if "search" in document else None
-    confirm = search_space.read_confirm(draft, document["confirm"], search) if "confirm" in document else None
+    for section in ("[search]", "[confirm]", "[[require]]"):
+        if section.strip("[]") in document and "tune" not in document:
+            findings.key((section.strip("[]"),), f"{section} without [tune]: there is nothing to search")
+    search = search_plan.read_search(draft, document["search"]) if "search" in document else None
+    seeds = study.seeds if study else ()
+    confirm = search_plan.read_confirm(draft, document["confirm"], search, seeds) if "confirm" in document else None
     return search, confirm
 
 

@@ -293,4 +293,4 @@ def _batch_sizes(draft: Draft) -> Iterator[tuple[int, Path]]:
             yield int(variant.settings["batch_size"]), ("variant", variant.number or 0, "batch_size")
     for tuned, path in draft.tuned:
         if tuned.name == "batch_size" and "batch_size" not in draft.broken:
-            yield from ((int(value), (*path, n)) for n, value in enumerate(tuned.choices))
+            yield from zip(map(int, tuned.choices), draft.choices_at.get(path, ()), strict=True)

@@ -28,6 +28,8 @@ class Tuned:
     log: bool = False
     step: float | None = None
     choices: tuple[Value, ...] = ()
+    ordered: bool = False
+    """Whether neighbouring choices are alike: numbers, and what the grid calls ordered."""
     when: tuple[tuple[str, Value], ...] = ()
     """(parameter, value) pairs that must all hold for this one to be active; from [tune.when.PARAMETER.VALUE]."""
 
@@ -54,6 +56,8 @@ class Draft:
     compare: dict[str, list[tuple[int, Value]]] = field(default_factory=dict)
     """Parameter -> (position in the list, value)."""
     tuned: list[tuple[Tuned, Path]] = field(default_factory=list)
+    choices_at: dict[Path, tuple[Path, ...]] = field(default_factory=dict)
+    """Place of a tuned parameter -> the places of its choices, in their order in `Tuned.choices`."""
     broken: set[str] = field(default_factory=set)
     broken_at: set[Path] = field(default_factory=set)
     """The places of the values left out."""
@@ -83,6 +87,7 @@ class Draft:
             return True
         homes = [section for section, keys in SECTIONS.items() if name in keys and section not in ("fixed", "tune", "variant", path[0])]
         home = f"; `{name}` is a key of [{'] and ['.join(homes)}]" if homes else ""
+        home = "; a trial's seed is one of the `seeds` in [study]" if name == "seed" else home
         self.findings.key(path, f"unknown parameter `{show(name)}`{home}{nearest(name[:80], PARAMETERS)}")
         return False
 
@@ -117,8 +122,13 @@ class Draft:
         for variant in self.variants:
             variant.settings = self.settled(variant.settings)
         self.compare = {name: [(n, self.settled({name: value})[name]) for n, value in items] for name, items in self.compare.items()}
-        self.tuned = [(replace(t, choices=tuple(self.settled({t.name: c})[t.name] for c in t.choices), kind=self.kinds[t.name][0].__name__)
-                       if t.name in self.kinds else t, path) for t, path in self.tuned]
+        self.tuned = [(self._settled_range(t) if t.name in self.kinds else t, path) for t, path in self.tuned]
+
+    def _settled_range(self, tuned: Tuned) -> Tuned:
+        kind = self.kinds[tuned.name][0]
+        low, high, step = (float(n) if n is not None and kind is float else n for n in (tuned.low, tuned.high, tuned.step))
+        return replace(tuned, kind=kind.__name__, low=low, high=high, step=step,
+                       choices=tuple(self.settled({tuned.name: c})[tuned.name] for c in tuned.choices))
 
     def settled(self, values: dict[str, Value]) -> dict[str, Value]:
         """Values of parameters, each with its parameter's type."""
@@ -190,12 +200,12 @@ def _distinct(draft: Draft, path: Path, name: str, items: list[object]) -> list[
     return clean
 
 
-def read_choices(draft: Draft, path: Path, name: str, items: list[object]) -> tuple[Value, ...]:
-    """The distinct values of a list of choices."""
+def read_choices(draft: Draft, path: Path, name: str, items: list[object]) -> list[tuple[int, Value]]:
+    """The distinct values of a list of choices, each with its position."""
     clean = _distinct(draft, path, name, items)
     if len(clean) < len(items):
         draft.broken.add(name)
-    return tuple(value for _, value in clean)
+    return clean
 
 
 def read_variants(draft: Draft, blocks: object) -> None:

@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from harness.findings import Findings, show
+from harness.search.algorithms import ALGORITHMS
 from harness.spans import Path
 from jobs.config import PARAMETERS, STUDY_NAME, Value, nearest
 
 T = TypeVar("T")
 LARGEST_INT = 2**63 - 1
+LARGEST_SEED = 2**31 - 1
+"""What every library that is seeded takes."""
 
 
 def _key(doc: str, default: Any = dataclasses.MISSING, *, low: int = 0, high: int = 1_000_000, choices: tuple[str, ...] = ()) -> Any:
@@ -31,7 +34,7 @@ class Study:
     metric: str = _key('what decides: "val_acc" or "val_loss", or one of job.metrics', "val_acc")
     mode: str = _key('"max" when more of the metric is better, "min" when less is; by default "min" for names that end in "loss"', "",
                      choices=("max", "min"))
-    seeds: tuple[int, ...] = _key("seeds; every config is trained once with each", (0,), high=2**31 - 1)
+    seeds: tuple[int, ...] = _key("seeds; every config is trained once with each", (0,), high=LARGEST_SEED)
     select: str = _key("which epoch is a trial's result: the best by the metric, or the last", "best_val", choices=("best_val", "last"))
     test: str = _key('when the test split is used: once per trial, or only for what [confirm] chose; by default "each" without [tune], '
                      '"confirmed" with it', "", choices=("each", "confirmed"))
@@ -100,7 +103,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Halving:
-    """[search.halving]: successive halving; the best 1/factor of a rung go on with factor times the epochs."""
+    """[search.halving]: successive halving; the best 1/factor of a rung go on with factor times the epochs, and more seeds."""
 
     first: int = _key("epochs of the first rung", low=1, high=100_000)
     factor: int = _key("ratio of one rung to the next", 3, low=2, high=100)
@@ -108,12 +111,15 @@ class Halving:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
-    """[search]: how [tune] is explored."""
+    """[search]: how [tune] is explored, for every variant by itself and with the same budget."""
 
     trials: int = _key("configs that are tried for every variant", low=1)
-    wave: int = _key("configs that are proposed together; by default 8, or trials where that is less", 0, low=1)
-    running: int = _key("configs that run at once; with more than wave the next wave does not wait for the last; by default wave", 0, low=1)
-    algorithm: str = _key("name of the Nevergrad optimizer that proposes", "auto")
+    wave: int = _key("configs of a variant that are proposed together; by default 8, or trials or running where that is less", 0, low=1)
+    running: int = _key("configs of a variant that run at once; with more than wave the next wave does not wait for the last; by default "
+                        "wave, and twice that with [search.halving]", 0, low=1)
+    algorithm: str = _key('what proposes: "auto", or the name of a Nevergrad optimizer', "auto", choices=ALGORITHMS)
+    seed: int = _key("seed of the proposals; the trials' seeds are those of [study]", 0, high=LARGEST_SEED)
+    warm_start: str = _key('"study:NAME" proposes the best config of each variant of an earlier study, after [[search.try]]', "")
     halving: Halving | None = None
     """[search.halving]"""
     tries: tuple[dict[str, Value], ...] = ()
@@ -122,7 +128,7 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Confirm:
-    """[confirm]: the best configs again on fresh seeds, then the test split, once."""
+    """[confirm]: the best configs again on fresh seeds, beside the reference, then the test split, once."""
 
     top: int = _key("configs of every variant that are confirmed", 3, low=1)
     seeds: int = _key("fresh seeds for each", 5, low=1, high=10_000)
@@ -140,7 +146,9 @@ SECTIONS: dict[str, dict[str, str]] = {
     "variant": {"name": "what the variant is called in tables and figures; every other key is a parameter"},
     "compare": {},
     "tune": {"low": "smallest value", "high": "largest value", "log": "true draws evenly on a logarithmic scale",
-             "step": "distance between two values"},
+             "step": "distance between two values", "values": "a list of choices",
+             "ordered": "whether choices have an order; by default numbers do"},
+    "require": {"that": "an expression that must hold between parameters, in quotes"},
     "search": _docs(Search),
     "search.halving": _docs(Halving),
     "search.try": {},

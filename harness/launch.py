@@ -45,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--take-over", action="store_true",
                          help="the host that launched this study is gone, with all that ran there: go on here")
     options.add_argument("--retry", action="store_true", help="try again what failed or was lost")
+    options.add_argument("--again", action="store_true",
+                         help="open the test split once more for the configs that are best now; the tables say how often it was")
     return options
 
 
@@ -60,10 +62,10 @@ def _main(options: argparse.Namespace) -> int:
         raise UsageError("name a grid, or use --local for the digits demo: python -m harness.launch grids/digits.toml")
     path = options.grid or DEFAULT_GRID
     grid = read_grid(path, overrides=options.overrides)
-    for section in ("tune", "search", "confirm"):
-        if getattr(grid, section) and not options.dry_run:
-            raise UsageError(f"{path} asks for a search ([{section}]), which this version checks but cannot run yet; "
-                             "compare fixed values with [compare] or [[variant]] instead")
+    if options.again and grid.test != "confirmed":
+        raise UsageError(f'--again opens the test split once more for what [confirm] chose; the grid {path} has test = "{grid.test}"')
+    if options.again and options.detach:
+        raise UsageError("--again with --detach: a launcher job would not be told of it; leave one of them out")
     root = options.study_dir or Path("runs") / grid.name
     profile = _profile(options)
     if options.dry_run:
@@ -128,7 +130,7 @@ def launch(grid: Any, root: Path, options: argparse.Namespace, profile: Any, *, 
                          f"or let the new one replace it, keeping finished trials that are in both: {command_line} --update-grid")
     display = LiveDisplay() if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else PlainDisplay()
     decisions = Options(grid_path=grid_path, overrides=tuple(options.overrides), update_grid=options.update_grid,
-                        update_code=options.update_code, take_over=options.take_over, retry=options.retry)
+                        update_code=options.update_code, take_over=options.take_over, retry=options.retry, again=options.again)
     run = Launch(store, grid, _executor(store, grid, profile), data=data_folder(), display=display, options=decisions)
     try:
         with _Interrupts(run, display):
@@ -181,8 +183,9 @@ def _close(run: Any, now: Any, command_line: str) -> int:
         return 130
     bad = [trial for trial, status in now.status.items() if status in ("failed", "lost", "cancelled")]
     print(f"\nresults: {root}/trials.parquet  epochs.parquet  attempts.parquet\nfigures: python -m analysis.plots {shlex.quote(root)}")
+    now_of = run.store.scan(trial for trial in run.trials if trial.id in bad[:5])
     for trial in bad[:5]:
-        attempts = run.store.scan([trial])[trial].attempts
+        attempts = now_of[trial].attempts
         last = attempts[-1] if attempts else None
         ended = last.error or f"its last attempt ended with: {last.cause or 'killed'}" if last else "before it began"
         reason = "taken back by somebody" if now.status[trial] == "cancelled" else ended

@@ -11,6 +11,7 @@ VERBS = {
     "why": "why trials failed, or jobs wait, and what mends it",
     "logs": "what a trial, a worker or the launcher printed",
     "cancel": "take back trials, jobs or the launcher",
+    "convert": "make a grid of a W&B sweep, a Hyperopt or a Ray Tune space",
 }
 ELSEWHERE = {
     "plots": "figures and tables are drawn by python -m analysis.plots",

@@ -19,6 +19,7 @@ import jobs.data
 from harness.errors import MissingData
 from harness.grid import Grid, parse_grid
 from harness.plan import PlannedTrial, plan
+from harness.search.earlier import best_configs
 from harness.store import Store
 from jobs import durable, registry
 from jobs.config import Config, ConfigError, Value
@@ -134,6 +135,8 @@ def find_source(study: Store) -> Source | str:
         return f"study {name}, which the weights come from"
     grid = parse_grid(text, name=str(study.grid_file))
     status = _status(study, grid, trials)
+    if grid.search and "pending" not in status.values():
+        trials = [trial for best in best_configs(study).values() for trial in best]
     finished = [t for t in trials if status[t.id] in ("done", "infeasible")]
     passed_over = {t.variant for t in trials if status[t.id] == "infeasible"}
     values = _values(study, grid, [t for t in finished if t.variant not in passed_over])
@@ -150,8 +153,7 @@ def find_source(study: Store) -> Source | str:
 
 def _status(study: Store, grid: Grid, trials: Sequence[PlannedTrial]) -> dict[str, str]:
     """trial -> status; what runs counts as pending."""
-    names = [t.id for t in trials]
-    return plan(names, study.scan(names), living={}, retry=dataclasses.asdict(grid.retry), forgiven=study.forgiven(),
+    return plan([t.id for t in trials], study.scan(trials), living={}, retry=dataclasses.asdict(grid.retry), forgiven=study.forgiven(),
                 cancelled=study.cancelled()).status
 
 
@@ -198,12 +200,13 @@ def source_digests(grid: Grid, store: Store) -> dict[tuple[str, int], str]:
 def sources(grid: Grid, store: Store) -> dict[tuple[str, int], tuple[Store, str]]:
     """(weights, seed) -> the earlier study and its trial, for every "study:NAME" in the grid whose study is finished."""
     names = {str(grid.config_values(variant).get("weights", "none")) for variant in grid.variants} if grid.job is None else set()
+    names |= {str(value) for tuned in grid.tune or () if tuned.name == "weights" and grid.job is None for value in tuned.choices}
     found: dict[tuple[str, int], tuple[Store, str]] = {}
     for weights in sorted(name for name in names if name.startswith("study:")):
         study = Store(store.root.parent / weights.removeprefix("study:"))
         source = find_source(study)
         if not isinstance(source, str):
-            found |= {(weights, seed): (study, source.trial(seed)) for seed in grid.seeds}
+            found |= {(weights, seed): (study, source.trial(seed)) for seed in (*grid.seeds, *grid.fresh_seeds())}
     return found
 
 
@@ -215,6 +218,23 @@ def take_over_weights(source: Store, trial_id: str, into: Store) -> str:
     if not target.exists():
         durable.replace(target, path.read_bytes(), step="weights")
     return digest
+
+
+def take_over_all_weights(grid: Grid, into: Store) -> None:
+    """Copies the weights that come from earlier studies into the study of a grid."""
+    for source, trial in sources(grid, into).values():
+        take_over_weights(source, trial, into)
+
+
+def files_of_weights(trials: Iterable[PlannedTrial], store: Store, data: Path) -> dict[str, str]:
+    """trial -> the file its weights are read from, for trials of the built-in job that start from weights."""
+    found = {}
+    for trial in trials:
+        if digest := trial.config["weights_digest"]:
+            found[trial.id] = str(store.weights_file(digest))
+        elif path := registry.weights_path(trial.config["model"], trial.config["weights"], data):
+            found[trial.id] = str(path)
+    return found
 
 
 # -------------------------------------------------------------------------------------------------------------------- caches

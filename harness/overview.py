@@ -8,7 +8,7 @@ import dataclasses
 import os
 import shlex
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -251,9 +251,9 @@ def _look(store: Store, *, ask: bool) -> Overview:
     trials = {trial.id: trial for trial in store.trials()}
     known = _still_there(store, read_finished(store, grid.metric, trials)) if grid else {}
     states = {trial: TrialState(result=one.status) for trial, one in known.items()}
-    states |= store.scan([trial for trial in trials if trial not in known])
+    states |= store.scan([trial for name, trial in trials.items() if name not in known])
     settled = {trial for trial, state in states.items() if state.result}
-    over = bool(trials) and len(settled) == len(trials)
+    over = bool(trials) and len(settled) == len(trials) and not (grid and grid.tune)  # a search may have more to come
     for _ in range(3):
         batches = {batch.number: batch for batch in store.batches(settled)}
         holder = Lease.holder(store)
@@ -262,18 +262,29 @@ def _look(store: Store, *, ask: bool) -> Overview:
         nonce = str(store.environment().get("nonce", ""))
         living, ends, unseen = _living(nonce, batches.values(), settled, queue, launcher, holder["gone"] if holder else [])
         # Again: what ended before Slurm was asked has said so now.
-        states |= store.scan([trial for trial in trials if trial not in settled])
+        states |= store.scan([trial for name, trial in trials.items() if name not in settled])
         if not any(_is_news(state, batches) for state in states.values()):
             break
     states = {trial: _told(states[trial], living, ends) for trial in trials}
-    results = {trial: store.result(trial) for trial, state in states.items() if state.result and trial not in known}
+    results = {trial: store.result(trial, budget=trials[trial].budget) for trial, state in states.items()
+               if state.result and trial not in known}
     metric = grid.metric if grid else ""
     known |= {trial: finished(result, metric, list(store.attempts(trial))) for trial, result in results.items() if result}
     cancelled, forgiven = store.cancelled(), store.forgiven()
     retry = dataclasses.asdict(grid.retry) if grid else {}
     decided = plan(list(trials), states, living=living, retry=retry, forgiven=forgiven, cancelled=cancelled)
+    if grid and grid.tune:
+        decided = dataclasses.replace(decided, more=_has_more(store, grid, decided.status))
     return Overview(store=store, now=time.time(), grid=grid, trials=trials, finished=known, states=states, plan=decided, batches=batches,
                     living=living, launcher=launcher, queue=queue, trouble=trouble, unseen=unseen, cancelled=cancelled)
+
+
+def _has_more(store: Store, grid: Grid, status: Mapping[str, str]) -> bool:
+    """Whether a search has something to decide yet."""
+    from harness.search.conduct import Conductor
+    from harness.trials import Planner
+
+    return Conductor(store, grid, Planner(grid), note=lambda text: None).unfinished(status)
 
 
 def _still_there(store: Store, known: dict[str, Finished]) -> dict[str, Finished]:

@@ -7,7 +7,7 @@ pending otherwise: then its next attempt is submitted.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 RAISED = ("exception", "out_of_memory")
@@ -28,7 +28,16 @@ class PlannedTrial:
     variant: str
     seed: int
     wave: int
+    """Of its variant's waves, the one that it came with."""
     config: dict[str, Any]
+    phase: str = "compare"
+    """Why it is trained: "compare" in a grid without [tune], else "search" or "confirm"."""
+    number: int = 0
+    """Of its config among those that its variant has tried."""
+    budget: int | None = None
+    """Epochs granted to it so far; None is all of them."""
+    opening: int = 0
+    """Which opening of the test split it is evaluated at, counted from 1; 0: at none, or while it is trained."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,11 +100,13 @@ class Plan:
     """Where every trial stands, and what to submit."""
 
     status: dict[str, str]
-    """trial -> done | infeasible | failed | lost | cancelled | running | queued | pending."""
+    """trial -> done | infeasible | pruned | failed | lost | cancelled | running | queued | pending. A pruned one rests at its rung."""
     submit: list[tuple[str, int]]
     """Pending trials with the attempt to make, as many as may be submitted now."""
     accumulate: dict[str, int] = field(default_factory=dict)
     """trial -> pieces its batches are to be cut into because they did not fit into memory."""
+    more: bool = False
+    """Whether a search has still something to decide."""
 
     def count(self, *statuses: str) -> int:
         """How many trials have one of these statuses."""
@@ -104,7 +115,7 @@ class Plan:
     @property
     def over(self) -> bool:
         """Nothing runs, nothing waits, nothing is left to submit."""
-        return self.count("running", "queued", "pending") == 0
+        return not self.more and self.count("running", "queued", "pending") == 0
 
 
 def plan(trials: Sequence[str], states: Mapping[str, TrialState], *, living: Mapping[str, Batch], retry: Mapping[str, int],
@@ -121,10 +132,10 @@ def plan(trials: Sequence[str], states: Mapping[str, TrialState], *, living: Map
     """
     promised = {pair for worker, batch in living.items() for pair in batch.trials_of(batch.place(worker))}
     status = {}
-    for trial in trials:
+    for trial in dict.fromkeys(trials):  # two variants may have a config in common
         gone = len(states[trial].attempts) <= (cancelled or {}).get(trial, -1)
         status[trial] = _status(trial, states[trial], living, promised, retry, (forgiven or {}).get(trial, 0), gone)
-    submit = [(trial, len(states[trial].attempts)) for trial in trials if status[trial] == "pending"]
+    submit = [(trial, len(states[trial].attempts)) for trial in status if status[trial] == "pending"]
     pieces = {trial: 2 ** count for trial, _ in submit
               if (count := sum(attempt.cause == "out_of_memory" for attempt in states[trial].attempts))}
     return Plan(status=status, submit=submit, accumulate=pieces)
@@ -182,7 +193,7 @@ def canaries(plan: Plan, states: Mapping[str, TrialState], kind: Callable[[str],
                 continue
             first.add(name)
         submit.append((trial, attempt))
-    return Plan(status=plan.status, submit=submit, accumulate=plan.accumulate)
+    return replace(plan, submit=submit)
 
 
 def same_error(states: Mapping[str, TrialState], failed: Iterable[str], *, at_least: int) -> list[str]:
@@ -203,6 +214,15 @@ def same_error(states: Mapping[str, TrialState], failed: Iterable[str], *, at_le
     most = max(groups.values(), key=len, default=[])
     finished = sum(state.result is not None for state in states.values())
     return most if len(most) >= at_least and len(most) > finished else []
+
+
+def disk_full(states: Mapping[str, TrialState], at_start: Mapping[str, TrialState]) -> str | None:
+    """What an attempt said that met a full disk since the launch began."""
+    for trial, state in states.items():
+        met, before = ([a for a in s.attempts if a.cause == "disk_full"] for s in (state, at_start.get(trial, TrialState())))
+        if len(met) > len(before):
+            return met[-1].error
+    return None
 
 
 def within_budget(plan: Plan, *, gpus: int, spent_h: float, promised_h: float, budget_h: float,

@@ -40,10 +40,12 @@ def run_rank(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[
 
     tell({"event": "listening"})
     try:
-        outcome = _run(store, trial, attempt=attempt, settings=settings, rank=rank, local_rank=local_rank, address=address, stop=stop,
-                       tell=tell)
-        if rank == 0:
-            tell({"event": "outcome", "outcome": _as_json(outcome, settings["request"]["metric"])})
+        came = _run(store, trial, attempt=attempt, settings=settings, rank=rank, local_rank=local_rank, address=address, stop=stop,
+                    tell=tell)
+        if rank == 0 and trial.opening:
+            tell({"event": "tested", "metrics": _as_metrics(came)})
+        elif rank == 0:
+            tell({"event": "outcome", "outcome": _as_json(came, settings["request"]["metric"])})
     except Interrupted:
         tell({"event": "end", "cause": "interrupted"})
     except Superseded:
@@ -61,9 +63,11 @@ def run_rank(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[
 
 
 def _run(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[str, Any], rank: int, local_rank: int, address: str,
-         stop: "_StopFlag", tell: Callable[[dict[str, Any]], None]) -> Outcome:
+         stop: "_StopFlag", tell: Callable[[dict[str, Any]], None]) -> object:
+    """What the job returns: of a trial that the test split is opened for, its metrics there, and else the outcome of training it."""
     module, _, function = settings["run"].partition(":")
-    run = getattr(importlib.import_module(module), function)
+    imported = importlib.import_module(module)
+    run = getattr(imported, "test", lambda trial, context: {}) if trial.opening else getattr(imported, function)
     device = f"cuda:{local_rank}" if settings["device"] == "cuda" else "cpu"  # CUDA_VISIBLE_DEVICES holds this worker's own
 
     def report(row: dict[str, Any]) -> None:
@@ -85,7 +89,7 @@ def _run(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[str,
                       report=report, opening_test=opening_test, stop=stop, fence=fence, rank=rank, ranks=settings["ranks"], device=device,
                       accumulate=settings.get("accumulate", {}).get(trial.id, 1))
     with _joined(rank, settings["ranks"], address=address, device=device):
-        return run(Trial(config=trial.config, seed=trial.seed, **settings["request"]), context)  # type: ignore[no-any-return]
+        return run(Trial(config=trial.config, seed=trial.seed, budget=trial.budget, **settings["request"]), context)
 
 
 def _joined(rank: int, ranks: int, *, address: str, device: str) -> contextlib.AbstractContextManager[None]:
@@ -115,10 +119,22 @@ def _as_json(outcome: object, metric: str) -> dict[str, Any]:
     if outcome.status == "done" and not (isinstance(value, (int, float)) and math.isfinite(value)):
         raise ValueError(f"the selected row's {metric}, which the grid decides by, is {value!r}, not a finite number")
 
-    def finite(row: dict[str, Any]) -> dict[str, Any]:
-        return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
+    return {**dataclasses.asdict(outcome), "rows": [_finite(row) for row in outcome.rows], "test": _finite(outcome.test)}
 
-    return {**dataclasses.asdict(outcome), "rows": [finite(row) for row in outcome.rows], "test": finite(outcome.test)}
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
+
+
+def _as_metrics(metrics: object) -> dict[str, Any]:
+    """What a job's `test` returned, as JSON values.
+
+    Raises:
+        TypeError: no dictionary of numbers.
+    """
+    if not isinstance(metrics, dict) or not all(isinstance(name, str) and isinstance(v, (int, float)) for name, v in metrics.items()):
+        raise TypeError(f"a job's `test` returns a dictionary of numbers, not {str(metrics)[:80]}")
+    return _finite(metrics)
 
 
 class _StopFlag:

@@ -1,4 +1,4 @@
-"""[tune], [search] and [confirm]: the search space and how it is explored, read and checked. Nothing here draws a value."""
+"""[tune] and [[require]]: the search space of a grid, read and checked. Nothing here draws a value; harness/search does."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,12 +6,14 @@ from typing import Any
 
 from harness.findings import show
 from harness.grid_draft import DEFAULTS, Draft, Tuned, read_choices, text_of, why_not_scalar
-from harness.grid_sections import Confirm, Halving, Search, describe, read_section
-from harness.spans import Path
+from harness.grid_sections import describe
+from harness.search.require import Requirement, RequirementError, parse_requirement
+from harness.spans import Path, Span
 from jobs.config import PARAMETERS, Value, nearest
 
 _RANGE_KEYS = ("low", "high", "log", "step")
-DEFAULT_WAVE = 8
+_CHOICE_KEYS = ("values", "ordered")
+_MOST_REQUIREMENTS = 100
 
 
 def read_tune(draft: Draft, table: object) -> None:
@@ -71,26 +73,70 @@ def _read_cases(draft: Draft, path: Path, cases: object, when: tuple[tuple[str, 
 
 
 def _read_parameter(draft: Draft, path: Path, name: str, spec: object) -> Tuned | None:
-    """One parameter: a list of choices or a table with low and high."""
+    """One parameter: a list of choices, a table with such a list as `values`, or a table with low and high."""
+    before = len(draft.findings.problems)
+    tuned: Tuned | None = None
     if isinstance(spec, list):
-        choices = read_choices(draft, path, name, spec)
-        if len(spec) < 2:
-            draft.findings.value(path, f"`{name}`: at least two choices; one value goes into [fixed]")
-            draft.broken.add(name)
-        return Tuned(name=name, kind=_kind(draft, name), choices=choices) if len(choices) > 1 else None
-    if not isinstance(spec, dict):
+        tuned = _read_choices(draft, path, path, name, spec, None)
+    elif not isinstance(spec, dict):
         draft.findings.value(path, f"`{name}`: {{ low = …, high = … }} or a list of choices is meant, not {describe(spec)}; "
                                    "one value goes into [fixed]")
+    elif "values" in spec or "ordered" in spec and "low" not in spec and "high" not in spec:
+        tuned = _read_choice_table(draft, path, name, spec)
+    else:
+        tuned = _read_range(draft, path, name, spec)
+    if len(draft.findings.problems) > before:
         draft.broken.add(name)
+    return tuned
+
+
+def _read_choice_table(draft: Draft, path: Path, name: str, spec: Mapping[str, Any]) -> Tuned | None:
+    """{ values = ["small", "medium", "large"], ordered = true }"""
+    findings = draft.findings
+    for key in spec:
+        if key in _RANGE_KEYS:
+            findings.key((*path, key), f"`{key}` and `{'values' if 'values' in spec else 'ordered'}` do not go together: {name} has either "
+                                       "a range or choices")
+        elif key not in _CHOICE_KEYS:
+            findings.key((*path, key), f"unknown key `{show(key)}` in the choices of {name}{nearest(key[:80], _CHOICE_KEYS)}")
+    ordered = spec.get("ordered")
+    if ordered is not None and not isinstance(ordered, bool):
+        findings.value((*path, "ordered"), f"`ordered`: true or false is meant, not {describe(ordered)}")
+    if "values" not in spec:
+        findings.key(path, f"the choices of {name} need `values`, a list")
+    elif not isinstance(spec["values"], list):
+        findings.value((*path, "values"), f"`values`: a list of choices is meant, not {describe(spec['values'])}")
+    else:
+        return _read_choices(draft, path, (*path, "values"), name, spec["values"], ordered if isinstance(ordered, bool) else None)
+    return None
+
+
+def _read_choices(draft: Draft, path: Path, place: Path, name: str, items: list[object], ordered: bool | None) -> Tuned | None:
+    """A list of choices at `place`. Numbers are in order by default, and in the order of their size when they are."""
+    choices = read_choices(draft, place, name, items)
+    if len(items) < 2:
+        draft.findings.value(place, f"`{name}`: at least two choices; one value goes into [fixed]")
+    if len(choices) < 2:
         return None
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for _, value in choices)
+    ordered = numbers if ordered is None else ordered
+    if ordered and numbers:
+        choices = sorted(choices, key=lambda choice: choice[1])
+    draft.choices_at[path] = tuple((*place, n) for n, _ in choices)
+    return Tuned(name=name, kind=_kind(draft, name), choices=tuple(value for _, value in choices), ordered=ordered)
+
+
+def _read_range(draft: Draft, path: Path, name: str, spec: Mapping[str, Any]) -> Tuned | None:
+    """{ low = 1e-4, high = 0.1, log = true }"""
     if not draft.own_job and PARAMETERS[name].type not in (int, float):
         kind = "true or false" if PARAMETERS[name].type is bool else "a string"
         draft.findings.value(path, f"`{name}` is {kind}: give a list of choices, not a range")
-        draft.broken.add(name)
         return None
     before = len(draft.findings.problems)
     for key in spec:
-        if key not in _RANGE_KEYS:
+        if key == "ordered":
+            draft.findings.key((*path, key), f"`ordered` is for choices, `values`; the range of {name} has its order")
+        elif key not in _RANGE_KEYS:
             draft.findings.key((*path, key), f"unknown key `{show(key)}` in the range of {name}{nearest(key[:80], _RANGE_KEYS)}")
     for key in ("low", "high"):
         if key not in spec:
@@ -101,7 +147,6 @@ def _read_parameter(draft: Draft, path: Path, name: str, spec: object) -> Tuned 
     if len(draft.findings.problems) == before:
         _check_range(draft, path, name, {"log": False, "step": None, **spec, **ends})
     if len(draft.findings.problems) > before:
-        draft.broken.add(name)
         return None
     return Tuned(name=name, kind=_kind(draft, name), low=ends["low"], high=ends["high"], step=ends.get("step"), log=spec.get("log", False))
 
@@ -160,78 +205,71 @@ def _check_repeated(draft: Draft) -> None:
         earlier[tuned.name].append((tuned, path))
 
 
-def read_search(draft: Draft, table: object) -> Search | None:
-    """[search] with [search.halving] and [[search.try]]."""
-    findings = draft.findings
-    search = read_section(findings, ("search",), table, Search, skip=("halving", "try"))
-    if not isinstance(table, dict):
-        return None
-    halving = None
-    if "halving" in table:
-        halving = read_section(findings, ("search", "halving"), table["halving"], Halving)
-        _check_first_rung(draft, halving)
-    tries = _read_tries(draft, table["try"]) if "try" in table else ()
-    if search is None:
-        return None
-    if search.wave > search.trials:
-        findings.value(("search", "wave"), f"a wave of {search.wave} is more than the {search.trials} trials of the whole search")
-    if len(tries) > search.trials:
-        findings.key(("search", "try"), f"{len(tries)} settings to try first, but only {search.trials} trials")
-    wave = search.wave or min(DEFAULT_WAVE, search.trials)
-    settled = tuple(draft.settled(t) for t in tries)
-    return dataclasses.replace(search, wave=wave, running=search.running or wave, halving=halving, tries=settled)
-
-
-def _check_first_rung(draft: Draft, halving: Halving | None) -> None:
-    if halving is None or draft.own_job or "epochs" in draft.broken or any(t.name == "epochs" for t, _ in draft.tuned):
-        return
-    default = draft.fixed.get("epochs", DEFAULTS["epochs"])
-    given = [value for _, value in draft.compare.get("epochs", ())] or [v.settings.get("epochs", default) for v in draft.variants]
-    fewest = min(int(value) for value in given)
-    if halving.first >= fewest:
-        draft.findings.value(("search", "halving", "first"),
-                             f"the first rung, {halving.first} epochs, is not below the {fewest} epochs of the training")
-
-
-def _read_tries(draft: Draft, blocks: object) -> tuple[dict[str, Value], ...]:
+def read_requirements(draft: Draft, blocks: object) -> tuple[Requirement, ...]:
+    """[[require]]: what must hold between parameters. After everything else was read, because it may name any parameter."""
     findings = draft.findings
     if not isinstance(blocks, list) or not all(isinstance(b, dict) for b in blocks):
-        findings.key(("search", "try"), "settings to try first are a list of tables: write [[search.try]] with two brackets, once for each")
+        findings.key(("require",), "requirements are a list of tables: write [[require]] with two brackets, once for each")
         return ()
-    names = list(dict.fromkeys(t.name for t, _ in draft.tuned))
-    tries = []
+    if len(blocks) > _MOST_REQUIREMENTS:
+        findings.key(("require", _MOST_REQUIREMENTS), f"{len(blocks):,} requirements; at most {_MOST_REQUIREMENTS}")
+        return ()
+    kinds, texts = _parameters(draft)
+    found: list[Requirement] = []
     for n, block in enumerate(blocks):
-        clean: dict[str, Value] = {}
-        for name, value in block.items():
-            path = ("search", "try", n, name)
-            if name not in names:
-                if name not in draft.broken:
-                    findings.key(path, f"`{show(name)}` is not tuned{nearest(name[:80], names)}")
-                continue
-            checked = draft.check(path, name, value)
-            if checked is not None and not any(_inside(t, checked) for t, _ in draft.tuned if t.name == name):
-                findings.value(path, f"`{name}`: {text_of(checked)} is not in the search space, {_space_text(draft, name)}")
-            elif checked is not None:
-                clean[name] = checked
-        tries.append(clean)
-    return tuple(tries)
+        for key in block:
+            if key != "that":
+                findings.key(("require", n, key), f"unknown key `{show(key)}` in [[require]]{nearest(key[:80], ['that'])}")
+        path: Path = ("require", n, "that")
+        if "that" not in block:
+            findings.key(("require", n), "[[require]] needs `that`, an expression such as that = \"filters * 2 ** depth <= 1024\"")
+        elif not isinstance(block["that"], str):
+            findings.value(path, f"`that`: an expression in quotes is meant, not {describe(block['that'])}")
+        elif any(requirement.text == block["that"] for requirement in found):
+            findings.value(path, "this requirement is given twice")
+        elif requirement := _read_requirement(draft, path, block["that"], kinds, texts):
+            found.append(requirement)
+    return tuple(found)
 
 
-def _inside(tuned: Tuned, value: Value) -> bool:
-    if tuned.choices:
-        return any(value == c and type(value) is type(c) for c in tuned.choices)
-    return isinstance(value, (int, float)) and tuned.low is not None and tuned.high is not None and tuned.low <= value <= tuned.high
+def _read_requirement(draft: Draft, path: Path, text: str, kinds: Mapping[str, str], texts: Mapping[str, list[str]]) -> Requirement | None:
+    try:
+        requirement = parse_requirement(text, kinds, kinds=kinds, texts=texts)
+    except RequirementError as error:
+        draft.findings.at(_within(draft, path, text, error.start, error.stop), error.message)
+        return None
+    if not requirement.names & {*(t.name for t, _ in draft.tuned), *draft.broken}:
+        draft.findings.value(path, "this does not depend on anything that is tuned")
+        return None
+    return requirement
 
 
-def _space_text(draft: Draft, name: str) -> str:
-    return " or ".join(", ".join(text_of(c) for c in t.choices) if t.choices else f"{t.low} to {t.high}"
-                       for t, _ in draft.tuned if t.name == name)
+def _parameters(draft: Draft) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The type of every parameter ("" where a mistake hides it), and all the strings that one can be in this grid."""
+    settings = [draft.fixed, *(variant.settings for variant in draft.variants)]
+    settings += [{name: value} for name, items in draft.compare.items() for _, value in items]
+    settings += [{t.name: value} for t, _ in draft.tuned for value in t.choices]
+    if draft.own_job:
+        kinds = dict.fromkeys(draft.broken, "") | {name: kind.__name__ for name, (kind, _) in draft.kinds.items()}
+    else:
+        kinds = {name: _kind(draft, name) for name in PARAMETERS}
+        settings.append(DEFAULTS)
+    texts: dict[str, list[str]] = {}
+    for values in settings:
+        for name, value in values.items():
+            if isinstance(value, str) and name not in draft.broken and value not in texts.setdefault(name, []):
+                texts[name].append(value)
+    return kinds, texts
 
 
-def read_confirm(draft: Draft, table: object, search: Search | None) -> Confirm | None:
-    """[confirm]."""
-    confirm = read_section(draft.findings, ("confirm",), table, Confirm)
-    if confirm is not None and search is not None and confirm.top > search.trials:
-        path: Path = ("confirm", "top") if isinstance(table, dict) and "top" in table else ("confirm",)
-        draft.findings.value(path, f"the best {confirm.top} of {search.trials} trials cannot be confirmed")
-    return confirm
+def _within(draft: Draft, path: Path, text: str, start: int, stop: int) -> Span | None:
+    """The place of a part of a string, where its characters stand in the grid as they are meant; else the place of the whole."""
+    span = draft.findings.places.place(path)
+    if span is None or start == stop:
+        return span
+    source = draft.findings.lines[span.line - 1][span.column - 1:span.end_column - 1]
+    for quotes in (3, 1):
+        if len(source) == len(text) + 2 * quotes and source[quotes:-quotes] == text:
+            column = span.column + quotes
+            return Span(span.line, column + start, column + stop, 0, 0)
+    return span

@@ -18,8 +18,10 @@ from typing import Any
 from harness import command, reasons, slurm
 from harness.display import ENDED, ORDER
 from harness.estimate import duration, estimate
+from harness.leading import leading
 from harness.named import count, find_study, short, shown
 from harness.overview import Overview, Record, look, readable
+from harness.plan import PlannedTrial
 from harness.screen import STYLES, Screen, print_json
 
 SHOWN_RUNNING = 20
@@ -83,12 +85,13 @@ def _running(overview: Overview, trial_id: str, record: Record) -> dict[str, Any
 
 def _variants(overview: Overview) -> list[dict[str, Any]]:
     """Trials, and the metric over seeds, of every variant; the best first."""
-    rows: dict[str, tuple[Counter[str], list[float]]] = {}
+    of: dict[str, list[PlannedTrial]] = {}
     for trial in overview.trials.values():
-        counter, values = rows.setdefault(trial.variant, (Counter(), []))
-        counter[overview.status[trial.id]] += 1
-        if (one := overview.finished.get(trial.id)) and one.value is not None:
-            values.append(one.value)
+        of.setdefault(trial.variant, []).append(trial)
+    values_of = {trial: one.value for trial, one in overview.finished.items() if one.value is not None}
+    mode = overview.grid.mode if overview.grid else "max"
+    rows = {name: (Counter(overview.status[trial.id] for trial in trials), leading(trials, values_of, mode))
+            for name, trials in of.items()}
     found = [{"variant": name, "trials": counter.total(), "ended": sum(counter[status] for status in ENDED),
               **{status: counter[status] for status in ORDER}, "n": len(values), "mean": statistics.mean(values) if values else None,
               "sd": statistics.stdev(values) if len(values) > 1 else None} for name, (counter, values) in rows.items()]

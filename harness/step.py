@@ -134,13 +134,14 @@ def main(root: str, batch: str, trial_id: str, attempt: str, address: str) -> in
     from harness.rank import run_rank
 
     store = Store(Path(root))
-    trial = store.trials([trial_id])[0]
+    settings = store.batch(int(batch)).settings
+    trial = store.trials([trial_id], waves=settings.get("waves", ()))[0]
     told = os.dup(1)  # what the trial prints goes to its log
 
     def send(message: bytes) -> None:
         os.write(told, message + b"\n")
 
-    good = run_rank(store, trial, attempt=int(attempt), settings=store.batch(int(batch)).settings, rank=int(os.environ["SLURM_PROCID"]),
+    good = run_rank(store, trial, attempt=int(attempt), settings=settings, rank=int(os.environ["SLURM_PROCID"]),
                     local_rank=int(os.environ["SLURM_LOCALID"]), address=address, send=send, stop_signal=signal.SIGUSR1)
     return 0 if good else 1
 

@@ -5,28 +5,37 @@
       code/<digest>/              the source that workers import
       launcher/000001.json        who launches; the highest number holds the study, until its process is gone
       launcher/000001.beat        a number it counts up, for those who cannot see its process
-      waves/000.json              what was proposed, in order, and which results had been told when it was asked
+      waves/000.json              all trials of a grid without [tune]
+      waves/v001-004.json         decision 4 on variant 1: what was proposed, promoted or chosen to be confirmed, and what had been told
+      waves/test-001.json         trials that the test split was opened for, the first time
       weights/<sha256>.pt         weights taken over from an earlier study
       submit/000.json             a batch, before it is submitted: trials with the attempt each may make
       submit/000.job.json         Slurm's number for it, once it is submitted
       submit/000-1.json           the worker that took place 1 of batch 0, or a launcher's note that nobody may
       cancel/000.json             trials that are not wanted any more, or are wanted again
       trials/<trial_id>/          config.json a000.jsonl a000.log checkpoint-*.pt selected.pt result.json
+      trials/<trial_id>/rung-00009.json   the result after 9 epochs of a trial that rests there; it may go on
+      trials/<trial_id>/test-001.json     its metrics of the test split, where that was opened after the training
       trials/<trial_id>/a000.end.json   how an attempt ended whose worker could not say so itself
       submitit/                   job scripts and what the workers print; never the truth
       trials.parquet epochs.parquet attempts.parquet
 """
 
+import dataclasses
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from harness import files
 from harness.errors import StudyError
 from harness.plan import Attempt, Batch, PlannedTrial, TrialState
+from harness.waves import Wave, as_content, from_content
 from jobs.failpoint import failpoint
+
+OVER = ("done", "infeasible", "pruned", "tested")
+"""How an attempt ends that has got as far as was asked."""
 
 
 class Store:
@@ -36,6 +45,7 @@ class Store:
         self.root = root.absolute()
         self._trials = self.root / "trials"
         self._batches: dict[int, Batch] = {}
+        self._waves: dict[str, Wave] = {}
 
     # --- paths ---------------------------------------------------------------------------------------------------------------
 
@@ -132,32 +142,49 @@ class Store:
 
     # --- waves ---------------------------------------------------------------------------------------------------------------
 
-    def write_wave(self, wave: int, trials: list[PlannedTrial], *, told: list[str], anew: bool = False) -> None:
-        """Records what was proposed; the first wins, unless the grid was changed on purpose and the wave is written anew. What all
-        configs have in common is written once: a hundred thousand trials are then a file of some megabytes."""
-        first = trials[0].config if trials else {}
-        configs = {id(t.config): t.config for t in trials}.values()  # seeds may share theirs
-        common = {name: value for name, value in first.items() if all(name in c and _same(c[name], value) for c in configs)}
-        content = files.to_json({"wave": wave, "told": told, "common": common, "trials": [
-            {"id": t.id, "variant": t.variant, "seed": t.seed,
-             "config": {name: value for name, value in t.config.items() if name not in common}} for t in trials]})
-        path = self.root / "waves" / f"{wave:03d}.json"
+    def write_wave(self, wave: Wave, *, anew: bool = False) -> None:
+        """Records a decision; the first wins, unless the grid was changed on purpose and the wave is written anew."""
+        path, content = self._wave_file(wave.name), files.to_json(as_content(wave))
         if anew:
             files.replace(path, content, step="wave")
+            self._waves.pop(wave.name, None)
         else:
             files.publish(path, content, step="wave")
 
-    def trials(self, only: Collection[str] | None = None) -> list[PlannedTrial]:
-        """All trials of all waves, in order; or only those with the names that are wanted."""
-        found = []
-        for path in sorted((self.root / "waves").glob("[0-9]*.json")):
-            content = files.read_json(path, "trials")
-            configs: dict[tuple[str, str], dict[str, Any]] = {}  # the seeds of a variant share theirs, which a large study feels
-            for line in content["trials"] if only is None else [line for line in content["trials"] if line["id"] in only]:
-                of = line["variant"], line["id"].partition("-")[0]
-                config = configs.get(of) or configs.setdefault(of, {**content.get("common", {}), **line["config"]})
-                found.append(PlannedTrial(wave=content["wave"], **{**line, "config": config}))
-        return found
+    def waves(self) -> list[Wave]:
+        """All decisions; variant by variant, in the order in which they were made, those on the test split last. What was published does
+        not change, so nothing is read twice."""
+        names = sorted((path.stem for path in (self.root / "waves").glob("[0-9vt]*.json")), key=lambda name: (name[0] == "t", name))
+        for name in names:
+            if name not in self._waves:
+                self._waves[name] = from_content(files.read_json(self._wave_file(name), "trials"))
+        return [self._waves[name] for name in names]
+
+    def _wave_file(self, name: str) -> Path:
+        return self.root / "waves" / f"{name}.json"
+
+    def trials(self, only: Collection[str] | None = None, *, waves: Collection[str] = ()) -> list[PlannedTrial]:
+        """All trials in order, each with what it has been granted by now.
+
+        Args:
+            only: the trials that are wanted.
+            waves: with `only`, the names of the waves that have them, which need then not show in the folder yet, as NFS may have it.
+        """
+        found: dict[tuple[str, str], PlannedTrial] = {}
+        granted: dict[str, PlannedTrial] = {}
+        read = self.waves() if not waves else [from_content(files.read_json(self._wave_file(name), "trials"), only) for name in waves]
+        for trial in (trial for wave in read for trial in wave.trials if only is None or trial.id in only):
+            of, most = (trial.variant, trial.id), granted.setdefault(trial.id, trial)
+            if trial is not most:  # two variants may share one: what was granted to it in either counts
+                budget = None if None in (trial.budget, most.budget) else max(trial.budget or 0, most.budget or 0)
+                granted[trial.id] = dataclasses.replace(trial, budget=budget, opening=max(trial.opening, most.opening))
+            found.setdefault(of, trial)
+        found = {of: dataclasses.replace(trial, budget=granted[trial.id].budget, opening=granted[trial.id].opening)
+                 if granted[trial.id] is not trial else trial for of, trial in found.items()}
+        order = {variant: n for n, variant in enumerate(dict.fromkeys(variant for variant, _ in found))}
+        if all(trial.phase == "compare" for trial in found.values()):
+            return list(found.values())
+        return sorted(found.values(), key=lambda t: (order[t.variant], t.number, t.seed))  # whenever each was decided on
 
     # --- who launches --------------------------------------------------------------------------------------------------------
 
@@ -278,14 +305,15 @@ class Store:
     # --- trials and attempts -------------------------------------------------------------------------------------------------
 
     def begin_attempt(self, trial: PlannedTrial, attempt: int, request: dict[str, Any]) -> "AttemptLog | None":
-        """Creates the attempt's file, which is the right to make the attempt; None when somebody else has it, or a result is there.
+        """Creates the attempt's file, which is the right to make the attempt; None when somebody else has it, or there is nothing left to
+        do for the trial.
 
         Args:
             request: what `jobs.config.Trial` needs besides config and seed.
         """
         folder = self.trial_folder(trial.id)
         folder.mkdir(exist_ok=True)
-        if (folder / "result.json").exists():
+        if self.reached(trial):
             return None
         if not (folder / "config.json").exists():
             from harness.identity import HASH_VERSION
@@ -303,9 +331,36 @@ class Store:
         """Publishes the trial's result; the first wins, and a later one has the same bytes."""
         return files.publish(self.trial_folder(trial_id) / "result.json", files.to_json(result), step="result")
 
-    def result(self, trial_id: str) -> dict[str, Any] | None:
-        """The trial's result, None when it has none."""
-        return files.read_json(self._trials / f"{trial_id}/result.json", "status")  # type: ignore[no-any-return]
+    def publish_rung(self, trial_id: str, epochs: int, result: dict[str, Any]) -> bool:
+        """Publishes the result of a trial after as many epochs as it was granted; it may go on from there."""
+        return files.publish(self._rung_file(trial_id, epochs), files.to_json(result), step="rung")
+
+    def publish_test(self, trial_id: str, opening: int, metrics: dict[str, float]) -> bool:
+        """Publishes a trial's metrics of the test split."""
+        return files.publish(self._test_file(trial_id, opening), files.to_json({"opening": opening, "test": metrics}), step="test")
+
+    def result(self, trial_id: str, *, budget: int | None = None) -> dict[str, Any] | None:
+        """The trial's result, None when it has none; with a `budget`, that after so many epochs where it has no other."""
+        whole = files.read_json(self._trials / f"{trial_id}/result.json", "status")
+        return whole or (files.read_json(self._rung_file(trial_id, budget), "status") if budget else None)
+
+    def test(self, trial_id: str, opening: int) -> dict[str, float] | None:
+        """A trial's metrics of the test split, None when they have not been published; {} when its job reports none."""
+        content = files.read_json(self._test_file(trial_id, opening), "test") if opening else None
+        return content["test"] if content else None
+
+    def reached(self, trial: PlannedTrial) -> str | None:
+        """The status of what has come of a trial, None while it has not got as far as was granted to it."""
+        result = self.result(trial.id, budget=trial.budget)
+        if result is None or (trial.opening and result["status"] == "done" and self.test(trial.id, trial.opening) is None):
+            return None
+        return str(result["status"])
+
+    def _rung_file(self, trial_id: str, epochs: int) -> Path:
+        return self._trials / f"{trial_id}/rung-{epochs:05d}.json"
+
+    def _test_file(self, trial_id: str, opening: int) -> Path:
+        return self._trials / f"{trial_id}/test-{opening:03d}.json"
 
     def tidy(self, trial_id: str) -> None:
         """Drops what a finished trial needs no more: checkpoints, and what writers that were killed left half-done."""
@@ -331,20 +386,20 @@ class Store:
             yield events
             number += 1
 
-    def scan(self, trial_ids: list[str]) -> dict[str, TrialState]:
+    def scan(self, trials: Iterable[PlannedTrial]) -> dict[str, TrialState]:
         """What the disk says of each trial."""
         try:
             begun = {entry.name for entry in os.scandir(self.root / "trials")}  # one question for all those that have nothing yet
         except FileNotFoundError:
             begun = set()
-        return {trial_id: self._state(trial_id) if trial_id in begun else TrialState() for trial_id in trial_ids}
+        return {trial.id: self._state(trial) if trial.id in begun else TrialState() for trial in trials}
 
-    def _state(self, trial_id: str) -> TrialState:
-        if result := self.result(trial_id):
-            return TrialState(result=result["status"])
-        attempts = tuple(_summary(events) for events in self.attempts(trial_id))
-        if attempts and attempts[-1].cause in ("done", "infeasible") and (result := self.result(trial_id)):
-            return TrialState(result=result["status"])  # it came between the two looks
+    def _state(self, trial: PlannedTrial) -> TrialState:
+        if status := self.reached(trial):
+            return TrialState(result=status)
+        attempts = tuple(_summary(events) for events in self.attempts(trial.id))
+        if attempts and attempts[-1].cause in OVER and (status := self.reached(trial)):
+            return TrialState(result=status)  # it came between the two looks
         return TrialState(attempts=attempts)
 
 
@@ -368,11 +423,6 @@ class AttemptLog:
     def close(self) -> None:
         """Closes the file."""
         os.close(self._handle)
-
-
-def _same(one: object, other: object) -> bool:
-    """Whether two values are written alike: 1, 1.0 and true are not, nor are 0.0 and -0.0."""
-    return one is other or (one == other and repr(one) == repr(other))
 
 
 def _summary(events: list[dict[str, Any]]) -> Attempt:

@@ -15,11 +15,13 @@ from typing import Any, Protocol
 from harness import needs, snapshot, tables
 from harness.budget import Budget
 from harness.errors import MissingData, StudyError
-from harness.grid import Grid
+from harness.grid import Grid, parse_grid
 from harness.lease import Lease
-from harness.plan import TAKEN_AWAY, Batch, Plan, PlannedTrial, TrialState, canaries, plan, same_error
+from harness.plan import TAKEN_AWAY, Batch, Plan, PlannedTrial, TrialState, canaries, disk_full, plan, same_error
+from harness.search.conduct import Conductor, check_continues
 from harness.store import Store
-from harness.trials import job_of, kinds_of, plan_trials, request_of
+from harness.trials import Planner, job_of, kinds_of, request_of
+from harness.waves import Wave
 from harness.worker import BEGUN_BEFORE
 
 COMPACT_EVERY_S = 30.0
@@ -101,6 +103,7 @@ class Options:
     update_code: bool = False
     take_over: bool = False
     retry: bool = False
+    again: bool = False
 
 
 class Launch:
@@ -125,12 +128,17 @@ class Launch:
         self._last_batch: Batch | None = None
         self._last_submitted = 0.0
         self.trials: list[PlannedTrial] = []
-        """All trials, once they are planned."""
+        """All trials that are planned by now."""
+        self.conductor: Conductor | None = None
+        """What plans more of them in a search."""
         self.code = ""
         """Digest of the code snapshot that workers import."""
         self.standby: Standby | None = None
         """The launcher job that takes over when this one ends."""
         self._weights_files: dict[str, str] = {}
+        self._waves_of: dict[str, list[str]] = {}
+        self._by_id: dict[str, PlannedTrial] = {}
+        self._forgiven: dict[str, int] = {}
 
     def run(self) -> Plan:
         """Goes on with the study until nothing is left, or until `stopping` and all workers that end with the launcher have kept their
@@ -149,31 +157,31 @@ class Launch:
 
     def _run(self) -> Plan:
         self.prepare()
-        trials = self.trials
-        kinds = kinds_of(trials)
-        budget = Budget(self.store, self.grid, trials, kinds, gpus=self.executor.gpus_per_worker)
-        at_start = self._scan(trials)
+        kinds, budget, written = self._companions()
+        at_start = self._scan(self.trials)
         if self.options.retry:
             self.forgive()
-        forgiven = self.store.forgiven()
         why = ""
         compacted_at, compacted, compacting_s = time.monotonic(), -1, 0.0
-        written = tables.Tables(self.store, self.grid, trials)
         while True:
             self.lease.keep()
             living = self._living(self._unsettled())
             looked = time.monotonic()  # at the disk: what Slurm takes to answer says nothing of that
-            states = self._scan(trials)
+            states = self._scan(self.trials)
             self._tell_ends(states, living)
-            now = plan([t.id for t in trials], states, living=living, retry=self._retry, forgiven=forgiven,
-                       cancelled=self.store.cancelled())
+            now = self._plan(states, living)
             look_s = time.monotonic() - looked
+            if self.conductor and not (why or self.stopping) and self.conductor.advance(now.status):
+                self._take_in(self.store.trials())
+                kinds, budget, written = self._companions()
+                states = self._scan(self.trials)
+                now = self._plan(states, living)
             if not why and (why := self._reason_to_stop(now, states, at_start, budget)):
                 self._stop_everything(running=not self.executor.leaves_workers or budget.overdrawn)
             self.display.update(self, now)
             if self.standby and not (now.over or self.stopping or why):
                 self.standby.keep(getattr(self.executor, "queue", None), self.code)
-            done = len(trials) - now.count("running", "queued", "pending")
+            done = len(self.trials) - now.count("running", "queued", "pending")
             if now.over or ((self.stopping or why) and (self.executor.leaves_workers or not living)):
                 break
             if self.stopping or why:
@@ -186,25 +194,53 @@ class Launch:
                 self.compact(written, now, living)
                 compacted_at, compacted, compacting_s = time.monotonic(), done, time.monotonic() - began
             self._pause(max(self.executor.pause_s, 10 * look_s))
-        written = tables.Tables(self.store, self.grid, trials)  # nothing but the disk counts in the end
+        for trial in [t.id for t in self.trials if now.over and now.status[t.id] == "pruned"]:
+            self.store.tidy(trial)  # nobody goes on from its checkpoint any more
+        written = tables.Tables(self.store, self.grid, self.trials)  # nothing but the disk counts in the end
         self.compact(written, now, self._wait_for_last_words())
         if why and not now.over:
             raise StudyError(why)
         return now
 
+    def _plan(self, states: dict[str, TrialState], living: dict[str, Batch]) -> Plan:
+        """What is to be done about the trials that there are."""
+        now = plan([t.id for t in self.trials], states, living=living, retry=self._retry, forgiven=self._forgiven,
+                   cancelled=self.store.cancelled())
+        return dataclasses.replace(now, more=self.conductor is not None and self.conductor.unfinished(now.status))
+
+    def _companions(self) -> tuple[dict[str, Any], Budget, tables.Tables]:
+        """What goes with the trials that there are: their kinds, the budget, the tables."""
+        kinds = kinds_of(self.trials)
+        return (kinds, Budget(self.store, self.grid, self.trials, kinds, gpus=self.executor.gpus_per_worker),
+                tables.Tables(self.store, self.grid, self.trials))
+
+    def _take_in(self, trials: list[PlannedTrial]) -> None:
+        """Takes over the trials as the waves have them by now; what was granted more is not finished any more."""
+        granted = {trial.id: (trial.budget, trial.opening) for trial in self.trials}
+        for trial in trials:
+            if granted.get(trial.id) != (trial.budget, trial.opening):
+                self._finished.pop(trial.id, None)
+        self.trials = trials
+        self._by_id = {trial.id: trial for trial in trials}
+        self._weights_files = {} if self.grid.job else needs.files_of_weights(trials, self.store, self.data)
+        self._waves_of = {}
+        for wave in self.store.waves():
+            for trial in wave.trials:
+                self._waves_of.setdefault(trial.id, []).append(wave.name)
+
     def forgive(self) -> None:
         """Lets everything that has no result begin anew to count how often it was tried."""
-        trials = [trial.id for trial in self.trials]
-        self.store.forgive({trial: len(state.attempts) for trial, state in self.store.scan(trials).items() if not state.result})
+        self.store.forgive({trial: len(state.attempts) for trial, state in self.store.scan(self.trials).items() if not state.result})
+        self._forgiven = self.store.forgiven()
 
     def _reason_to_stop(self, now: Plan, states: dict[str, TrialState], at_start: dict[str, TrialState], budget: Budget) -> str:
         """Why nothing more is to be submitted, though trials are left; "" when there is no reason."""
-        if full := _disk_full(states, at_start):
+        if full := disk_full(states, at_start):
             return f"no space left: {full}; nothing that was finished is lost: free some space and give the same command again"
         if budget.overdrawn:
             return budget.used_up
         failed = [trial for trial, status in now.status.items()
-                  if status == "failed" and len(states[trial].attempts) > len(at_start[trial].attempts)]
+                  if status == "failed" and len(states[trial].attempts) > len(at_start.get(trial, TrialState()).attempts)]
         if not now.over and (same := same_error(states, failed, at_least=self._retry["breaker"])):
             last = states[same[0]].attempts[-1]
             log = self.store.attempt_log(same[0], len(states[same[0]].attempts) - 1)
@@ -243,9 +279,12 @@ class Launch:
     def prepare(self) -> None:
         """Takes hold of the study and freezes everything that is decided before the first trial; every step may be repeated."""
         store, grid = self.store, self.grid
-        trials = plan_trials(grid, needs.source_digests(grid, store))
-        configs = [t.config for t in trials] if grid.job is None else []
-        options = self.options
+        planner, options = Planner(grid, needs.source_digests(grid, store)), self.options
+        trials = [] if grid.tune else planner.trials()
+        configs = [config.as_dict() for config in needs.needed_configs(grid)] if grid.tune else [t.config for t in trials if not grid.job]
+        frozen = store.frozen_grid()
+        if frozen is not None and options.update_grid and (grid.tune or parse_grid(frozen).tune) and store.waves():
+            check_continues(frozen, grid)
         if gone := needs.missing(configs, data=self.data, runs=store.root.parent, grid=options.grid_path, overrides=options.overrides):
             raise MissingData(needs.missing_text(gone))
         self.executor.check()
@@ -253,18 +292,21 @@ class Launch:
         store.create_folders()
         self.lease.take(grid.name, take_over=options.take_over, jobs_outlive_hosts=self.executor.leaves_workers, note=self.display.note)
         self.executor.gone = self.lease.gone
-        if store.frozen_grid() is None or self.options.update_grid:
+        if frozen is None or options.update_grid:
             store.freeze_grid(grid.text)
         self._choose_code()
-        self._take_over_weights()
-        store.write_wave(0, trials, told=[], anew=self.options.update_grid)
+        needs.take_over_all_weights(grid, store)
+        if grid.tune:
+            self.conductor = Conductor(store, grid, planner, again=options.again, note=self.display.note)
+        else:
+            store.write_wave(Wave(trials=tuple(trials)), anew=options.update_grid)
         planned = store.trials()
-        if [t.id for t in planned] != [t.id for t in trials]:
+        if not grid.tune and [t.id for t in planned] != [t.id for t in trials]:
             raise StudyError(f"{store.root} was planned with other trials than this grid and this version make now (a default or an "
                              "earlier study's weights changed): start anew with --study-dir DIR, or take the new plan with --update-grid; "
                              "finished trials that are in both are kept")
-        self.trials = planned
-        self._weights_files = self._files_of_weights(planned)
+        self._forgiven = store.forgiven()
+        self._take_in(planned)
 
     def _choose_code(self) -> None:
         """The snapshot that workers import: the study's own, or today's source for a new study and with --update-code."""
@@ -279,31 +321,15 @@ class Launch:
         self.code = source.digest
         source.copy_into(self.store)
 
-    def _take_over_weights(self) -> None:
-        """Copies the weights that come from earlier studies into this one."""
-        for source, trial in needs.sources(self.grid, self.store).values():
-            needs.take_over_weights(source, trial, self.store)
-
-    def _files_of_weights(self, trials: list[PlannedTrial]) -> dict[str, str]:
-        """trial -> the file its weights are read from, for trials that start from weights."""
-        from jobs.registry import weights_path
-
-        found = {}
-        for trial in trials if self.grid.job is None else []:
-            if digest := trial.config["weights_digest"]:
-                found[trial.id] = str(self.store.weights_file(digest))
-            elif path := weights_path(trial.config["model"], trial.config["weights"], self.data):
-                found[trial.id] = str(path)
-        return found
-
     # --- looking and acting ------------------------------------------------------------------------------------------------------
 
     def _scan(self, trials: list[PlannedTrial]) -> dict[str, TrialState]:
         """The state of every trial; what is finished is not read twice."""
-        fresh = self.store.scan([t.id for t in trials if t.id not in self._finished])
+        fresh = self.store.scan(t for t in trials if t.id not in self._finished)
         finished = {trial: state for trial, state in fresh.items() if state.result}
-        for trial in finished:
-            self.store.tidy(trial)
+        for trial, state in finished.items():
+            if state.result != "pruned":
+                self.store.tidy(trial)
         if self._looked:
             self._silent |= finished.keys()
         self._looked = True
@@ -361,7 +387,7 @@ class Launch:
             end = self.executor.end_of(last.worker)
             if end and (last.cause is None or end["cause"] not in ("killed", "lost")):
                 self.store.write_end(trial, len(state.attempts) - 1, end)
-                states[trial] = self.store.scan([trial])[trial]
+                states |= self.store.scan([self._by_id[trial]])
 
     def _submit(self, now: Plan, living: dict[str, Batch], states: dict[str, TrialState], kinds: dict[str, Any], budget: Budget) -> None:
         """Writes batches down and starts their workers.
@@ -379,6 +405,7 @@ class Launch:
                 return
             names = [trial for trial, _ in batch.trials]
             batch.settings |= {
+                "waves": sorted({wave for trial in names for wave in self._waves_of[trial]}, key=lambda wave: (wave[0] == "t", wave)),
                 "run": job_of(self.grid), "request": request_of(self.grid), "data": str(self.data), "code": self.code,
                 "weights_files": {trial: self._weights_files[trial] for trial in names if trial in self._weights_files},
                 "accumulate": {trial: now.accumulate[trial] for trial in names if trial in now.accumulate},
@@ -415,12 +442,3 @@ class Launch:
                 if claim is None:
                     self.store.claim_place(batch.number, place, {"closed": True})
         self.executor.withdraw(batches, running=running)
-
-
-def _disk_full(states: dict[str, TrialState], at_start: dict[str, TrialState]) -> str | None:
-    """What an attempt said that met a full disk since the launch began."""
-    for trial, state in states.items():
-        met, before = ([a for a in s.attempts if a.cause == "disk_full"] for s in (state, at_start[trial]))
-        if len(met) > len(before):
-            return met[-1].error
-    return None

@@ -9,13 +9,14 @@ import datetime
 import hashlib
 import io
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness import files
-from harness.grid import Grid
+from harness.grid import Grid, Tuned
 from harness.plan import PlannedTrial
 from harness.store import Store
 from jobs.config import METRICS, PARAMETERS, TEST_METRICS, Config
@@ -67,17 +68,25 @@ class Tables:
         rows: dict[str, list[dict[str, Any]]] = {name: [] for name in self._schemas}
         columns, over = self._schemas["epochs"].names[1:], True
         for trial in self.trials[first:first + BLOCK]:
-            result = self.store.result(trial.id)
-            rows["trials"].append(_trial_row(self.grid, trial, result, states.get(trial.id, "unfinished")))
+            result = self.store.result(trial.id, budget=trial.budget)
+            rows["trials"].append(_trial_row(self.grid, trial, result, states.get(trial.id, "unfinished"), self._tested(trial)))
             curve = (result or {}).get("rows", [])
             rows["epochs"] += [{"trial_id": trial.id, **{name: row.get(name) for name in columns}} for row in curve]
             attempts = [_attempt_row(trial.id, number, events, living) for number, events in enumerate(self.store.attempts(trial.id))]
             rows["attempts"] += attempts
             over = over and result is not None and bool(attempts) and attempts[-1]["cause"] == result["status"]  # its last word is there
+            over = over and trial.phase == "compare"  # in a search more may be granted to it, and the test split opened
         block = {name: pa.Table.from_pylist(rows[name], schema) for name, schema in self._schemas.items()}
         if over:
             self._kept[first] = block
         return block
+
+    def _tested(self, trial: PlannedTrial) -> dict[str, Any]:
+        """What the last opening of the test split gave for a trial, where there was one."""
+        for opening in range(trial.opening, 0, -1):
+            if (metrics := self.store.test(trial.id, opening)) is not None:
+                return {**metrics, "test_opening": opening}
+        return {}
 
 
 def compact(store: Store, grid: Grid, *, living: frozenset[str] = frozenset(), states: dict[str, str] | None = None) -> None:
@@ -95,25 +104,29 @@ def parameter_types(grid: Grid) -> dict[str, pa.DataType]:
     if grid.job is None:
         return {name: _TYPES[field.type] for name, field in PARAMETERS.items()}
     values: dict[str, Any] = {name: value for variant in grid.variants for name, value in grid.config_values(variant).items()}
-    return {name: _TYPES[type(value)] for name, value in sorted(values.items())}
+    kinds = {name: _TYPES[type(value)] for name, value in values.items()} | {
+        tuned.name: _TYPES[{"int": int, "float": float, "str": str, "bool": bool}[tuned.kind]] for tuned in grid.tune or ()}
+    return dict(sorted(kinds.items()))
 
 
 def _trials_schema(grid: Grid) -> pa.Schema:
     metrics = metric_names(grid)
     return pa.schema([
         ("study", pa.string()), ("trial_id", pa.string()), ("variant", pa.string()), ("seed", pa.int64()), ("wave", pa.int64()),
+        ("phase", pa.string()), ("config", pa.int64()), ("budget", pa.int64()),
         ("status", pa.string()), ("reason", pa.string()),
         *((f"param_{name}", kind) for name, kind in parameter_types(grid).items()),
         ("epoch", pa.int64()), ("epochs", pa.int64()), *((name, pa.float64()) for name in metrics),
         *((("last_train_loss", pa.float64()),) if "train_loss" in metrics else ()),
-        *((name, pa.float64()) for name in TEST_METRICS if name not in metrics)])
+        *((name, pa.float64()) for name in TEST_METRICS if name not in metrics), ("test_opening", pa.int64())])
 
 
-def _trial_row(grid: Grid, trial: PlannedTrial, result: dict[str, Any] | None, status: str) -> dict[str, Any]:
+def _trial_row(grid: Grid, trial: PlannedTrial, result: dict[str, Any] | None, status: str, tested: dict[str, Any]) -> dict[str, Any]:
     inactive = Config.from_dict(trial.config).inactive() if grid.job is None else frozenset()
     row: dict[str, Any] = {"study": grid.name, "trial_id": trial.id, "variant": trial.variant, "seed": trial.seed, "wave": trial.wave,
-                           "status": status}
+                           "phase": trial.phase, "config": trial.number, "budget": trial.budget, "status": status}
     row |= {f"param_{name}": value for name, value in trial.config.items() if name not in inactive}
+    row |= tested
     if result is not None:
         curve = result["rows"]
         row |= {"status": result["status"], "reason": result["reason"], "epoch": result["epoch"], "epochs": len(curve), **result["test"]}
@@ -151,7 +164,19 @@ def _metadata(grid: Grid, trials: list[PlannedTrial]) -> dict[str, Any]:
     chances = {_chance(trial) for trial in trials} if grid.job is None else set()
     return {"schema": SCHEMA_VERSION, "grid": digest, "study": grid.name, "metric": grid.metric, "mode": grid.mode, "select": grid.select,
             "seeds": list(grid.seeds), "variants": [variant.name for variant in grid.variants], "reference": grid.reference,
-            "compared": list(grid.compared), "chance": chances.pop() if len(chances) == 1 else None}
+            "compared": list(grid.compared), "chance": chances.pop() if len(chances) == 1 else None,
+            **({"tuned": _tuned(grid.tune)} if grid.tune else {})}
+
+
+def _tuned(tune: Iterable[Tuned]) -> list[dict[str, Any]]:
+    """What is tuned, by name: whether on a logarithmic scale, and the choices (none for a range). What is tuned in several ways, under
+    different conditions, is logarithmic when all of them are, and has the choices of all."""
+    ways: dict[str, list[Tuned]] = {}
+    for tuned in tune:
+        ways.setdefault(tuned.name, []).append(tuned)
+    return [{"name": name, "log": all(t.log for t in some),
+             "choices": list(dict.fromkeys(c for t in some for c in t.choices)) if all(t.choices for t in some) else []}
+            for name, some in ways.items()]
 
 
 def _chance(trial: PlannedTrial) -> float:

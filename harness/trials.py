@@ -3,45 +3,63 @@
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.grid import Grid, parse_grid
+from harness.grid import Grid, Variant, parse_grid
 from harness.identity import config_hash, trial_id
 from harness.plan import PlannedTrial
-from jobs.config import Config, Value
+from jobs.config import Config, ConfigError, Value
 
 BUILT_IN_JOB = "jobs.train:run"
 
 
-def plan_trials(grid: Grid, digests: dict[tuple[str, int], str] | None = None) -> list[PlannedTrial]:
-    """All trials of a grid in order: variant by variant, seed by seed.
+class Planner:
+    """Makes the trials of a grid.
 
     Args:
         digests: (weights, seed) -> SHA-256, for weights that come from an earlier study.
     """
-    asked = {"run": job_of(grid), **request_of(grid)}
-    trials = []
-    for variant in grid.variants:
-        values = grid.config_values(variant)
-        planned: dict[str, tuple[dict[str, Any], str]] = {}  # seeds differ in their weights, where in anything: checked and hashed once
-        for seed in grid.seeds:
-            digest = (digests or {}).get((str(values.get("weights", "")), seed), "")
-            if digest not in planned:
-                full, inactive = _full_config(grid, values, digest)
-                planned[digest] = full, config_hash(full, asked=asked, inactive=inactive)
-            config, name = planned[digest]
-            trials.append(PlannedTrial(id=trial_id(name, seed), variant=variant.name, seed=seed, wave=0, config=config))
-    return trials
 
+    def __init__(self, grid: Grid, digests: Mapping[tuple[str, int], str] | None = None):
+        self.grid, self._digests = grid, digests or {}
+        self._asked = {"run": job_of(grid), **request_of(grid)}
+        self._latest: tuple[dict[str, Value], str] | None = None
+        self._made: tuple[dict[str, Any], str] = {}, ""
 
-def _full_config(grid: Grid, values: dict[str, Value], digest: str) -> tuple[dict[str, Any], frozenset[str]]:
-    """All parameters of a trial, and those that it does not read; `digest` is that of its weights, where they are an earlier study's."""
-    if grid.job is not None:
-        return values, frozenset()
-    config = dataclasses.replace(Config.from_dict(values), weights_digest=digest)
-    return config.as_dict(), config.inactive()
+    def trial(self, variant: Variant, seed: int, tuned: Mapping[str, Value] | None = None, **more: Any) -> PlannedTrial:
+        """The trial of a variant with values of its tuned parameters and a seed; `more` are fields of `PlannedTrial`.
+
+        Raises:
+            ConfigError: the values do not go together.
+        """
+        values = {**self.grid.config_values(variant), **(tuned or {})}
+        digest = self._digests.get((str(values.get("weights", "")), seed), "")
+        if (values, digest) != self._latest:  # seeds differ in their weights, where in anything: checked and hashed once
+            full, inactive = self._full_config(values, digest)
+            self._made = full, config_hash(full, asked=self._asked, inactive=inactive)
+            self._latest = values, digest
+        config, name = self._made
+        return PlannedTrial(id=trial_id(name, seed), variant=variant.name, seed=seed, config=config, **{"wave": 0, **more})
+
+    def trials(self) -> list[PlannedTrial]:
+        """All trials of a grid without [tune], in order: variant by variant, seed by seed."""
+        return [self.trial(variant, seed) for variant in self.grid.variants for seed in self.grid.seeds]
+
+    def key(self, variant: Variant, tuned: Mapping[str, Value]) -> str | None:
+        """What two configs have in common that are the same training; None for values that cannot be trained together."""
+        try:
+            return self.trial(variant, self.grid.seeds[0], tuned).id
+        except ConfigError:
+            return None
+
+    def _full_config(self, values: dict[str, Value], digest: str) -> tuple[dict[str, Any], frozenset[str]]:
+        """All parameters of a trial, and those that it does not read; `digest` is that of its weights, where they are an earlier study's."""
+        if self.grid.job is not None:
+            return values, frozenset()
+        config = dataclasses.replace(Config.from_dict(values), weights_digest=digest)
+        return config.as_dict(), config.inactive()
 
 
 def kinds_of(trials: Iterable[PlannedTrial]) -> dict[str, tuple[Any, ...]]:

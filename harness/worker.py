@@ -18,6 +18,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +92,8 @@ class Worker:
         if "gpus" in self.batch.settings:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.batch.settings["gpus"][self.place])  # before torch is imported
         mine = dict(self.batch.trials_of(self.place))
-        trials = {trial.id: trial for trial in self.store.trials(mine)}
-        left = [trial for name, trial in trials.items() if not self.store.result(name)] if self._restarted else list(trials.values())
+        trials = {trial.id: trial for trial in self.store.trials(mine, waves=self.batch.settings.get("waves", ()))}
+        left = [trial for trial in trials.values() if not self.store.reached(trial)] if self._restarted else list(trials.values())
         if left:
             self._warm_up([trial.config for trial in left])
         for trial_id, attempt in mine.items():
@@ -100,7 +102,7 @@ class Worker:
                 break
             if trial_id in trials and not self._make_attempt(trials[trial_id], self._next_attempt(trial_id, attempt), who):
                 break
-        finished = all(self.store.result(trial) for trial in trials)
+        finished = all(self.store.reached(trial) for trial in trials.values())
         if slurm.this_job() and not finished and (self.why == "preempted" or (self.why == "time_limit" and self._got_on)):
             slurm.requeue(slurm.this_job())  # ends this run of the job; what does not go back is submitted anew by the launcher
         return 0 if finished else 1
@@ -182,7 +184,9 @@ class Worker:
                 self._got_on = True
                 log.write({**message, "time": time.time()}, durable=message["event"] == "test")
             elif message["event"] == "outcome":
-                end = self._publish(ranks, trial, message["outcome"])
+                end = self._published(ranks, trial, message["outcome"])
+            elif message["event"] == "tested":
+                end = self._write(partial(self.store.publish_test, trial.id, trial.opening, message["metrics"])) or {"cause": "tested"}
             elif message["event"] == "end" and not end:  # the first rank that fails tells the cause, the others only suffer from it
                 end = {key: value for key, value in message.items() if key != "event"}
         exits = ranks.collect()
@@ -204,14 +208,24 @@ class Worker:
         self._cancel_looked = time.monotonic()
         return self.store.cancelled().get(trial_id, -1) > attempt
 
-    def _publish(self, ranks: TrialProcesses | TrialStep, trial: PlannedTrial, outcome: dict[str, Any]) -> dict[str, Any]:
-        """Makes an outcome the trial's result; returns the `end` event."""
-        try:
-            self.store.publish_result(trial.id, {"trial": trial.id, **outcome})
-        except OSError as error:
-            return {"cause": "disk_full" if is_full(error) else "exception", "error": f"the result could not be written: {error}"}
+    def _published(self, ranks: TrialProcesses | TrialStep, trial: PlannedTrial, outcome: dict[str, Any]) -> dict[str, Any]:
+        """Makes an outcome the trial's result, or its result at the rung where it rests; returns the `end` event."""
+        if not outcome.pop("finished") and trial.budget:
+            result = {"trial": trial.id, **outcome, "status": "pruned"}
+            return self._write(partial(self.store.publish_rung, trial.id, trial.budget, result)) or {"cause": "pruned"}
+        if failed := self._write(partial(self.store.publish_result, trial.id, {"trial": trial.id, **outcome})):
+            return failed
         ranks.clear_checkpoints()
         return {"cause": outcome["status"]}
+
+    @staticmethod
+    def _write(publish: Callable[[], bool]) -> dict[str, Any]:
+        """Publishes something; the `end` event when that fails, {} when it does not."""
+        try:
+            publish()
+        except OSError as error:
+            return {"cause": "disk_full" if is_full(error) else "exception", "error": f"the result could not be written: {error}"}
+        return {}
 
 
 def _ranks(store: Store, batch: Batch, trial: PlannedTrial, attempt: int) -> TrialProcesses | TrialStep:

@@ -74,5 +74,6 @@ def _train(options: argparse.Namespace) -> None:
                                      weights_file=weights_file))
     if rank == 0:
         (out / "result.json").write_text(json.dumps(dataclasses.asdict(outcome), indent=1) + "\n", encoding="utf-8")
-        print(f"{outcome.status}{': ' + outcome.reason if outcome.reason else ''}  epoch {outcome.epoch}  {outcome.test or ''}")
+        state = outcome.status if outcome.finished else f"paused after {len(outcome.rows)} of {config.epochs} epochs"
+        print(f"{state}{': ' + outcome.reason if outcome.reason else ''}  epoch {outcome.epoch}  {outcome.test or ''}")
     sys.stdout.flush()

@@ -4,6 +4,7 @@ A new network is one class and one entry of `NETWORKS` here, and one line in `re
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -24,10 +25,22 @@ class FeaturesThenClassifier(nn.Module):
         return logits
 
 
-def _block(channels: int, filters: int, kernel_size: int, *, batch_norm: bool) -> list[nn.Module]:
-    """Convolution that keeps the image's size [+ batch norm] + ReLU + halving max pool."""
+def _layer(channels: int, filters: int, kernel_size: int, *, batch_norm: bool) -> list[nn.Module]:
+    """Convolution that keeps the image's size [+ batch norm] + ReLU."""
     norm: list[nn.Module] = [nn.BatchNorm2d(filters)] if batch_norm else []
-    return [nn.Conv2d(channels, filters, kernel_size, padding="same"), *norm, nn.ReLU(), nn.MaxPool2d(2)]
+    return [nn.Conv2d(channels, filters, kernel_size, padding="same"), *norm, nn.ReLU()]
+
+
+def _blocks(widths: list[int], kernel_size: int, *, batch_norm: bool) -> nn.Sequential:
+    """A layer and a halving max pool for each step from one number of channels to the next."""
+    blocks = [[*_layer(channels, filters, kernel_size, batch_norm=batch_norm), nn.MaxPool2d(2)] for channels, filters in pairwise(widths)]
+    return nn.Sequential(*(layer for block in blocks for layer in block))
+
+
+def _one_hidden_layer(features: int, config: Config, *, classes: int) -> nn.Sequential:
+    """Dropout, then linear layers: features, `hidden`, classes."""
+    return nn.Sequential(nn.Flatten(), nn.Dropout(config.dropout), nn.Linear(features, config.hidden), nn.ReLU(),
+                         nn.Linear(config.hidden, classes))
 
 
 class DynamicCNN(FeaturesThenClassifier):
@@ -38,34 +51,50 @@ class DynamicCNN(FeaturesThenClassifier):
 
     def __init__(self, config: Config, *, classes: int, channels: int, size: int):
         widths = [channels, *(config.filters << block for block in range(config.depth))]
-        blocks = [_block(widths[i], widths[i + 1], config.kernel_size, batch_norm=config.batch_norm) for i in range(config.depth)]
         side = max(1, size >> config.depth)
-        super().__init__(
-            nn.Sequential(*(layer for block in blocks for layer in block)),
-            nn.Sequential(nn.Flatten(), nn.Dropout(config.dropout), nn.Linear(widths[-1] * side * side, config.hidden), nn.ReLU(),
-                          nn.Linear(config.hidden, classes)),
-        )
+        super().__init__(_blocks(widths, config.kernel_size, batch_norm=config.batch_norm),
+                         _one_hidden_layer(widths[-1] * side * side, config, classes=classes))
 
 
 class SimpleCNN(FeaturesThenClassifier):
     """The CIFAR-100 study's network: three 3x3 blocks, then linear 512, 256, classes.
 
-    With 64 filters at 32 pixels the first linear layer reads 256 x 4 x 4 = 4,096 features.
+    With 64, 128 and 256 filters at 32 pixels the first linear layer reads 256 x 4 x 4 = 4,096 features.
     """
 
     def __init__(self, config: Config, *, classes: int, channels: int, size: int):
-        widths = [channels, config.filters, 2 * config.filters, 4 * config.filters]
-        blocks = [_block(widths[i], widths[i + 1], 3, batch_norm=config.batch_norm) for i in range(3)]
+        second = config.filters_2 or 2 * config.filters
+        widths = [channels, config.filters, second, config.filters_3 or 2 * second]
         side = max(1, size >> 3)
         super().__init__(
-            nn.Sequential(*(layer for block in blocks for layer in block)),
+            _blocks(widths, 3, batch_norm=config.batch_norm),
             nn.Sequential(nn.Flatten(), nn.Dropout(config.dropout), nn.Linear(widths[-1] * side * side, 512), nn.ReLU(),
                           nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, classes)),
         )
 
 
+class PlainCNN(FeaturesThenClassifier):
+    """The Fashion-MNIST study's network: `depth` convolutions of equally many filters; one hidden linear layer.
+
+    A 2x2 max pool follows each layer whose feature map is at least 4 pixels wide, so that none gets narrower than 2: images of 28 pixels
+    are halved to 14, 7 and 3, and further layers keep the 3 pixels. It fits every image, at any depth.
+    """
+
+    def __init__(self, config: Config, *, classes: int, channels: int, size: int):
+        layers: list[nn.Module] = []
+        for _ in range(config.depth):
+            layers += _layer(channels, config.filters, config.kernel_size, batch_norm=config.batch_norm)
+            layers.append(nn.Dropout(config.dropout_features))
+            channels = config.filters
+            if size >= 4:
+                layers.append(nn.MaxPool2d(2))
+                size //= 2
+        super().__init__(nn.Sequential(*layers), _one_hidden_layer(config.filters * size * size, config, classes=classes))
+
+
 NETWORKS: dict[str, Callable[..., FeaturesThenClassifier]] = {
     "dynamic_cnn": DynamicCNN,
     "simple_cnn": SimpleCNN,
+    "plain_cnn": PlainCNN,
 }
 """Constructors by name: network(config, classes=, channels=, size=)."""

@@ -51,12 +51,16 @@ class Config:
     augment: str = _param("none", "random changes to training images", choices=tuple(registry.AUGMENTS))
 
     model: str = _param("dynamic_cnn", "network", choices=registry.model_names())
-    depth: int = _param(2, "convolution blocks", low=1, high=64)
-    filters: int = _param(16, "channels of the first convolution; each block doubles them", low=1, high=4096)
+    depth: int = _param(2, "convolution blocks; in plain_cnn convolution layers", low=1, high=64)
+    filters: int = _param(16, "channels of the first convolution; each block doubles them, in plain_cnn all layers have as many", low=1,
+                          high=4096)
+    filters_2: int = _param(0, "channels of the second convolution; 0 is twice those of the first", low=0, high=4096)
+    filters_3: int = _param(0, "channels of the third convolution; 0 is twice those of the second", low=0, high=4096)
     kernel_size: int = _param(3, "side of the convolution kernels in pixels", low=1, high=31)
     hidden: int = _param(64, "units of the hidden linear layer", low=1, high=65536)
-    batch_norm: bool = _param(True, "batch normalisation after each convolution, over the whole global batch")
+    batch_norm: bool = _param(True, "batch normalisation between each convolution and its activation, over the whole global batch")
     dropout: float = _param(0.0, "dropout probability in the classifier", low=0, high=0.99)
+    dropout_features: float = _param(0.0, "dropout probability after the activation of each convolution", low=0, high=0.99)
     weights: str = _param("none", 'where training starts: "none", "imagenet", one of torchvision\'s names, or "study:NAME"')
     freeze: str = _param("none", "part of the network that is not trained", choices=registry.PARTS)
 
@@ -234,7 +238,7 @@ class Trial:
     seed: int = 0
     """Initialisation, order of the data, augmentation and dropout follow from it."""
     budget: int | None = None
-    """Epochs to train now; None is the whole of `config.epochs`."""
+    """Epochs to train now, counted from the first; None is the whole of `config.epochs`. A larger budget goes on from a smaller one."""
     metric: str = "val_acc"
     """The column that decides which epoch is selected and when patience ends."""
     mode: str = "max"
@@ -242,7 +246,7 @@ class Trial:
     select: str = "best_val"
     """The epoch whose row is the result: "best_val", the best by the metric, or "last"."""
     test: bool = True
-    """Whether the test split is evaluated once, at the selected epoch."""
+    """Whether the test split is evaluated once, at the selected epoch, when the trial is over; not when only its budget is."""
 
     @classmethod
     def load(cls, path: Path) -> "Trial":

@@ -4,6 +4,14 @@ A job is a function `run(trial, context) -> Outcome`; the built-in one is `jobs.
 again for the same trial in the same folder at any time, so it keeps what it needs to go on in `context.folder`. Its module may
 have a function `warm_up(configs)` that imports what its trials need; it runs once in a process that forks for each of them, so it
 must not compute.
+
+Its module may also have a function `test(trial, context) -> dict[str, float]`: it evaluates the test split of a trial that is over, in
+the trial's folder, at the selected epoch, and returns what `Outcome.test` would hold. A study with test = "confirmed" calls it for the
+few configs that it chose; without the function such a study has no test numbers.
+
+`trial.budget` grants a trial only so many of its epochs for now. A job that minds it keeps its progress in the folder, returns an outcome
+with `finished=False`, and goes on from there when it is called with a larger budget, as if it had never paused. A job that does not may
+train to the end at once.
 """
 
 from collections.abc import Callable
@@ -70,3 +78,6 @@ class Outcome:
     """One row of metrics per epoch, each with "epoch"."""
     test: dict[str, float] = field(default_factory=dict)
     """Metrics of the test split at the selected epoch; empty when it was not opened."""
+    finished: bool = True
+    """False when only the budget ended it: a larger one would go on. True when all epochs are done, patience is over, or it is
+    infeasible."""

@@ -116,8 +116,9 @@ def _head(config: Config, *, classes: int, channels: int, size: int) -> set[str]
 
 def _without_memory(config: Config, *, classes: int, channels: int, size: int) -> nn.Module:
     """The network on the meta device, drawing nothing from torch's generator."""
-    # Halving more often than the side allows fails at the same layer, however deep: spare the widths beyond, which double each time.
-    config = dataclasses.replace(config, depth=min(config.depth, size.bit_length()))
+    if config.model == "dynamic_cnn":
+        # Halving more often than the side allows fails at the same layer, however deep: spare the widths beyond, which double each time.
+        config = dataclasses.replace(config, depth=min(config.depth, size.bit_length()))
     with without_memory():
         return _network(config, classes=classes, channels=channels, size=size).to("meta")
 

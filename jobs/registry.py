@@ -40,7 +40,8 @@ PARTS = ("none", "backbone", "classifier")
 
 OUR_MODELS: dict[str, tuple[str, ...]] = {
     "dynamic_cnn": ("depth", "filters", "kernel_size", "hidden", "batch_norm", "dropout"),
-    "simple_cnn": ("filters", "batch_norm", "dropout"),
+    "simple_cnn": ("filters", "filters_2", "filters_3", "batch_norm", "dropout"),
+    "plain_cnn": ("depth", "filters", "kernel_size", "hidden", "batch_norm", "dropout", "dropout_features"),
 }
 
 

@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before torch is loaded, so that --help and a bad f
 
 import contextlib
 import copy
+import dataclasses
 import importlib
 import math
 import resource
@@ -38,16 +39,19 @@ from jobs.augment import Batcher
 from jobs.config import Config, ConfigError, Trial
 from jobs.contract import Context, Interrupted, Outcome
 from jobs.ranks import Agreement, add_up, gather
+from jobs.weights import load_selected
 
 EVAL_SLICE = 512
 """Images evaluated at once at most, divided by `Context.accumulate`; a fixed number, so that sums are added in the same order whatever
 the batch size."""
+SELECTED = "selected.pt"
+"""File of a trial that is over: the weights of its selected epoch."""
 SAVE_SHARE = 20
 """The next checkpoint waits at least this many times as long as writing the last one took: 5 % of the time at most."""
 
 
 def run(trial: Trial, context: Context) -> Outcome:
-    """Trains, selects an epoch, evaluates the test split once if asked, and returns the result.
+    """Trains to the budget; when the trial is over, selects an epoch, evaluates the test split if asked, and returns the result.
 
     Raises:
         ConfigError: parameters that do not fit each other or the data.
@@ -55,9 +59,7 @@ def run(trial: Trial, context: Context) -> Outcome:
         Interrupted: `context.stop` said so; the progress is kept.
         Superseded: `context.fence` said so.
     """
-    config = Config.from_dict(trial.config)
-    _make_deterministic(context.device)
-    splits = data.load(config, context.data)
+    config, splits = _prepare(trial, context)
     check_batch(config, ranks=context.ranks, train_images=len(splits.train))
     seed_torch(seed_of(trial.seed), context.device)
     try:
@@ -65,6 +67,31 @@ def run(trial: Trial, context: Context) -> Outcome:
     except models.Infeasible as error:
         return Outcome(status="infeasible", reason=str(error))
     return Training(trial, context, config=config, splits=splits, model=model).run()
+
+
+def test(trial: Trial, context: Context) -> dict[str, float]:
+    """Evaluates the test split of a trial that is over, with the weights that its training kept; all ranks call it.
+
+    Returns:
+        "test_loss" and "test_acc", with as many ranks to the last bit what training with `trial.test` would have returned.
+
+    Raises:
+        DataError: files that are missing or damaged.
+        WeightsError: the trial's selected.pt is not there, damaged, or another network's.
+    """
+    config, splits = _prepare(trial, context)
+    config = dataclasses.replace(config, weights="none", weights_digest="")  # where training started is all in what it kept
+    model = models.build(config, classes=splits.classes, channels=splits.channels, size=splits.size)
+    evaluation = Evaluation(context, config=config, splits=splits, model=model)
+    load_selected(evaluation.model, context.folder / SELECTED)  # once the model has the precision of what it copies
+    return evaluation.test()
+
+
+def _prepare(trial: Trial, context: Context) -> tuple[Config, data.Splits]:
+    """The trial's parameters and data, and torch set to compute the same again."""
+    config = Config.from_dict(trial.config)
+    _make_deterministic(context.device)
+    return config, data.load(config, context.data)
 
 
 def check_batch(config: Config, *, ranks: int, train_images: int) -> None:
@@ -123,20 +150,51 @@ class Progress:
     """The model's state then, kept when the trial's result is the best epoch."""
 
 
-class Training:
-    """A model with its optimizer, its data and its progress."""
+class Evaluation:
+    """A model on its device with its data: what training and testing share."""
 
-    def __init__(self, trial: Trial, context: Context, *, config: Config, splits: data.Splits, model: torch.nn.Module):
-        self.trial, self.context, self.config, self.splits = trial, context, config, splits
+    def __init__(self, context: Context, *, config: Config, splits: data.Splits, model: torch.nn.Module):
+        self.context, self.config, self.splits = context, config, splits
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
         self.device = torch.device(context.device)
-        models.freeze(model, config.freeze)
         self.model = model.to(device=self.device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
+        self.batcher = Batcher(splits, config, self.device, dtype)
+
+    @torch.inference_mode()
+    def evaluate(self, samples: np.ndarray) -> tuple[float, float]:
+        """Mean loss and accuracy over `samples`, each counted once: rank r takes every `ranks`-th, from r on."""
+        self.model.eval()
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        mine = samples[self.context.rank::self.context.ranks]
+        at_once = max(1, EVAL_SLICE // self.context.accumulate)  # where a share of a batch does not fit, these might not either
+        for start in range(0, len(mine), at_once):
+            x_BCHW, y_B = self.batcher.plain(mine[start:start + at_once])
+            with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+                logits = self.model(x_BCHW)
+            loss = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), y_B, reduction="sum")
+            sums += _sums(loss, logits, y_B)
+        loss_sum, correct, images = add_up(sums, self.context.ranks).tolist()
+        return loss_sum / images, correct / images
+
+    def test(self) -> dict[str, float]:
+        """Opens the test split: its loss and accuracy with the weights that the model has now."""
+        if self.context.rank == 0:
+            self.context.opening_test()
+        loss, accuracy = self.evaluate(self.splits.test)
+        return {"test_loss": loss, "test_acc": accuracy}
+
+
+class Training(Evaluation):
+    """That with an optimizer and its progress."""
+
+    def __init__(self, trial: Trial, context: Context, *, config: Config, splits: data.Splits, model: torch.nn.Module):
+        models.freeze(model, config.freeze)
+        super().__init__(context, config=config, splits=splits, model=model)
+        self.trial = trial
         self.optimizer = optim.build_optimizer(config, self.model.parameters())
         self.schedule = optim.build_schedule(config, self.optimizer)
-        self.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
-        self.batcher = Batcher(splits, config, self.device, dtype)
         self.agreement = Agreement(context.ranks, context.device)
         self.progress = Progress()
         self.steps = len(splits.train) // config.batch_size  # the rest is left out, so that every step has the same shape
@@ -151,11 +209,11 @@ class Training:
             self.parallel = DistributedDataParallel(self.model, gradient_as_bucket_view=True, **options)
 
     def run(self) -> Outcome:
-        """Trains to the budget or until patience ends, and evaluates the selected epoch."""
+        """Trains to the budget or until patience ends; a trial that is over then gets its selected epoch evaluated."""
         progress, budget = self.progress, self.config.epochs
         if self.trial.budget is not None:
             budget = min(budget, self.trial.budget)
-        while progress.epoch < budget and not self._patience_is_over():
+        while progress.epoch < budget and not self._is_over():
             started, first_step = time.monotonic(), progress.step
             problem = self._train_epoch()
             trained_s = time.monotonic() - started
@@ -170,13 +228,15 @@ class Training:
                 self.context.report({**row, "seconds": time.monotonic() - started, "images_per_s": images / max(trained_s, 1e-9),
                                      "peak_memory_gb": _peak_memory_gb(self.device), "gpu": _gpu_name(self.device)})
             self._save_when_due()
-        if budget < self.config.epochs:
+        if not self._is_over():
             self._save()  # a larger budget goes on from here
+            return Outcome(status="done", epoch=self._selected(), rows=progress.rows, finished=False)
         return self._outcome()
 
-    def _patience_is_over(self) -> bool:
-        patience, best = self.config.patience, self.progress.best_epoch
-        return bool(patience and best and self.progress.epoch - best >= patience)
+    def _is_over(self) -> bool:
+        """Whether no budget would make it train on: all epochs are done, or patience has ended."""
+        patience, best, epoch = self.config.patience, self.progress.best_epoch, self.progress.epoch
+        return epoch >= self.config.epochs or bool(patience and best and epoch - best >= patience)
 
     def _train_epoch(self) -> str | None:
         """The rest of the epoch under way; returns why the trial is infeasible, if it is."""
@@ -250,22 +310,6 @@ class Training:
             if self.trial.select == "best_val":
                 progress.best_model = copy.deepcopy(self.model.state_dict())  # with its _metadata, which some models need
 
-    @torch.inference_mode()
-    def evaluate(self, samples: np.ndarray) -> tuple[float, float]:
-        """Mean loss and accuracy over `samples`, each counted once: rank r takes every `ranks`-th, from r on."""
-        self.model.eval()
-        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        mine = samples[self.context.rank::self.context.ranks]
-        at_once = max(1, EVAL_SLICE // self.context.accumulate)  # where a share of a batch does not fit, these might not either
-        for start in range(0, len(mine), at_once):
-            x_BCHW, y_B = self.batcher.plain(mine[start:start + at_once])
-            with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-                logits = self.model(x_BCHW)
-            loss = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), y_B, reduction="sum")
-            sums += _sums(loss, logits, y_B)
-        loss_sum, correct, images = add_up(sums, self.context.ranks).tolist()
-        return loss_sum / images, correct / images
-
     def _selected(self) -> int | None:
         """The epoch whose row is the result."""
         if self.trial.select == "last":
@@ -274,19 +318,15 @@ class Training:
 
     def _outcome(self) -> Outcome:
         """Puts the selected epoch's weights into the model, keeps them as selected.pt and evaluates the test split if asked."""
-        progress, test = self.progress, {}
+        progress = self.progress
         if self.trial.select == "best_val" and progress.best_model is not None:
             self.model.load_state_dict(progress.best_model)
-        if self.trial.test:
-            if self.context.rank == 0:
-                self.context.opening_test()
-            test_loss, test_acc = self.evaluate(self.splits.test)
-            test = {"test_loss": test_loss, "test_acc": test_acc}
+        numbers = self.test() if self.trial.test else {}
         if self.context.rank == 0:
             self.context.fence()
             state = {name: value.cpu() for name, value in self.model.state_dict().items()}
-            durable.replace(self.context.folder / "selected.pt", checkpoint.to_bytes({"model": state}), step="selected")
-        return Outcome(status="done", epoch=self._selected(), rows=progress.rows, test=test)
+            durable.replace(self.context.folder / SELECTED, checkpoint.to_bytes({"model": state}), step="selected")
+        return Outcome(status="done", epoch=self._selected(), rows=progress.rows, test=numbers)
 
     def _is_due(self) -> bool:
         return self.context.rank == 0 and time.monotonic() - self.last_save >= max(self.context.checkpoint_s, SAVE_SHARE * self.save_took)

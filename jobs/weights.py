@@ -1,10 +1,12 @@
-"""Starting a network from a weights file: torchvision's published ones, or the checkpoint of an earlier study.
+"""Starting a network from a weights file: torchvision's published ones, or the checkpoint of an earlier study; and a trial's own.
 
-The head (the layer that counts the classes) is always new; everything else must fit in name and shape, so that a checkpoint of
-another model cannot load in part and train on as if nothing had happened.
+The head (the layer that counts the classes) is always new where training starts; everything else must fit in name and shape, so that a
+checkpoint of another model cannot load in part and train on as if nothing had happened.
 """
 
 import re
+import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Collection
 from pathlib import Path
@@ -33,20 +35,31 @@ def load_weights(model: nn.Module, path: Path | None, *, config: Config, head: C
     if path is None or not path.is_file():
         raise WeightsError(f'weights = "{config.weights}" of {config.model}: there is no file {path or "given"}; {_remedy(config)}')
     _check_digest(path, config)
-    state: dict[str, Tensor] = _read(path, config)
+    ours = config.weights.startswith("study:")
+    state = _read(path, ours=ours, remedy=_remedy(config))
+    if config.model.startswith("densenet"):  # torchvision's files are older than its names: denselayer1.norm.1 is norm1 today
+        for name in list(state):
+            state[re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)] = state.pop(name)
     for name in head:
         state.pop(name, None)
-    if config.weights.startswith("study:"):  # we save plain dicts; without the version of each module MNASNet refuses to load
-        state = OrderedDict(state)
-        state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
-    try:
-        fit = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # strict=False still refuses wrong shapes: one line for each
-        raise _misfit(path, config, [line.strip() for line in str(error).splitlines()[1:]]) from error
-    unexpected = [name for name in fit.unexpected_keys if not name.startswith(_SIDE_HEADS.get(config.model, ()))]
-    missing = [name for name in fit.missing_keys if name not in head]
-    if missing or unexpected:
-        raise _misfit(path, config, [f"{name} is missing" for name in missing] + [f"{name} is not in the model" for name in unexpected])
+    problems = _copy(model, _versioned(state, model) if ours else state, head=head, beside=_SIDE_HEADS.get(config.model, ()))
+    if problems:
+        raise WeightsError(f"{path} is a checkpoint of another model than {config.model} with these parameters or image size: "
+                           f"{_first(problems)}. Only the last layer may differ; make the two alike, or choose other `weights`")
+
+
+def load_selected(model: nn.Module, path: Path) -> None:
+    """Copies all that a trial kept as its selected.pt into `model`, which is the trial's own.
+
+    Raises:
+        WeightsError: no such file, one that is damaged (a single bit is enough), or another model's.
+    """
+    remedy = "the trial must be trained again before the test split can be evaluated: remove its folder and launch its study again"
+    if not path.is_file():
+        raise WeightsError(f"there is no file {path}: the trial is not over, or its weights were removed; {remedy}")
+    _check_sums(path, remedy)
+    if problems := _copy(model, _versioned(_read(path, ours=True, remedy=remedy), model)):
+        raise WeightsError(f"{path} holds the weights of another network than the trial's: {_first(problems)}; {remedy}")
 
 
 def published_digest(file_name: str) -> str:
@@ -65,27 +78,50 @@ def _check_digest(path: Path, config: Config) -> None:
                            f"{_remedy(config)}")
 
 
-def _read(path: Path, config: Config) -> dict[str, Tensor]:
-    """The file's state dict, in today's names."""
+def _check_sums(path: Path, remedy: str) -> None:
+    """Compares each part of a file that torch.save wrote, a zip archive, with its CRC-32, which torch.load does not look at."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, zlib.error) as error:
+        raise WeightsError(f"{path} cannot be read as weights ({type(error).__name__}: {error}); {remedy}") from error
+    if broken:
+        raise WeightsError(f"{path} is damaged: its part {broken} does not match its checksum; {remedy}")
+
+
+def _read(path: Path, *, ours: bool, remedy: str) -> dict[str, Tensor]:
+    """The file's state dict; `ours` is one that a trial kept, under the key "model"."""
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise nearly anything: zip, pickle, key and decoding errors
         reason = (str(error).splitlines() or [""])[0]
-        raise WeightsError(f"{path} cannot be read as weights ({type(error).__name__}: {reason}); {_remedy(config)}") from error
-    if config.weights.startswith("study:"):
+        raise WeightsError(f"{path} cannot be read as weights ({type(error).__name__}: {reason}); {remedy}") from error
+    if ours:
         state = state.get("model") if isinstance(state, dict) else None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise WeightsError(f"{path} holds no weights; {_remedy(config)}")
-    if config.model.startswith("densenet"):  # torchvision's files are older than its names: denselayer1.norm.1 is norm1 today
-        for name in list(state):
-            state[re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)] = state.pop(name)
+        raise WeightsError(f"{path} holds no weights; {remedy}")
     return state
 
 
-def _misfit(path: Path, config: Config, problems: list[str]) -> WeightsError:
-    shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
-    return WeightsError(f"{path} is a checkpoint of another model than {config.model} with these parameters or image size: {shown}. "
-                        f"Only the last layer may differ; make the two alike, or choose other `weights`")
+def _versioned(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The same with the version of each module: we save plain dicts, and without them MNASNet refuses to load."""
+    state = OrderedDict(state)
+    state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    return state
+
+
+def _copy(model: nn.Module, state: dict[str, Tensor], *, head: Collection[str] = (), beside: tuple[str, ...] = ()) -> list[str]:
+    """Copies a state dict into `model`; what does not fit, without what `head` leaves out and what begins with `beside`."""
+    try:
+        fit = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # strict=False still refuses wrong shapes: one line for each
+        return [line.strip() for line in str(error).splitlines()[1:]]
+    return [*(f"{name} is missing" for name in fit.missing_keys if name not in head),
+            *(f"{name} is not in the model" for name in fit.unexpected_keys if not name.startswith(beside))]
+
+
+def _first(problems: list[str]) -> str:
+    return "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
 
 
 def _remedy(config: Config) -> str:

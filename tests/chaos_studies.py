@@ -15,7 +15,7 @@ from studies import ROOT
 from harness.files import read_log
 from harness.grid import read_grid
 from harness.store import Store
-from harness.trials import plan_trials
+from harness.trials import Planner
 
 OFTEN = 40
 """How often in [retry] a trial may die of one cause before it gets on. Faults are a hundred times as dense here as where the defaults
@@ -208,7 +208,7 @@ class ChaosStudy(SlurmBench):
         self.twin = Store(self.folder / "undisturbed")
         self.launcher: subprocess.Popen[bytes] | None = None
         self.launches, self.over = 0, False
-        self.trials = [trial.id for trial in plan_trials(read_grid(self.grid))]
+        self.trials = [trial.id for trial in Planner(read_grid(self.grid)).trials()]
         self.attempts_at_result: dict[str, int] = {}
         """Trial -> how many attempts it had when its result was first seen."""
         self._far: dict[str, float] = {}

@@ -11,7 +11,8 @@ from harness import main, processes
 from harness.grid import parse_grid
 from harness.plan import Batch
 from harness.store import Store
-from harness.trials import plan_trials, request_of
+from harness.trials import Planner, request_of
+from harness.waves import Wave
 
 GRID = """
 [study]
@@ -40,8 +41,8 @@ class DiskStudy:
         self.store.create_folders()
         self.store.freeze_grid(self.grid.text)
         self.store.write_environment({"nonce": NONCE, "code": "c0de"})
-        trials = plan_trials(self.grid)
-        self.store.write_wave(0, trials, told=[])
+        trials = Planner(self.grid).trials()
+        self.store.write_wave(Wave(trials=tuple(trials)))
         self.trials = {(trial.variant, trial.seed): trial for trial in trials}
 
     def batch(self, *trials: tuple[str, int], executor: str = "slurm", job_id: str | None = "17", share: int = 1, **settings: Any) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from harness.grid import parse_grid
 from harness.plan import PlannedTrial
 from harness.store import Store
+from harness.waves import Wave
 
 GRID = """
 [study]
@@ -32,7 +33,7 @@ def write_earlier_study(root: Path, ended: Mapping[tuple[int, int], float | str 
     named = len(parse_grid(text).variants) > 1
     trials = [PlannedTrial(id=f"d{depth}-s{seed}", variant=f"depth={depth}" if named else root.name, seed=seed, wave=0, config={})
               for depth, seed in ended]
-    store.write_wave(0, trials, told=[])
+    store.write_wave(Wave(trials=tuple(trials)))
     for trial, how in zip(trials, ended.values(), strict=True):
         if how is None:
             continue

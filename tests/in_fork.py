@@ -18,10 +18,11 @@ jobs.train.warm_up([Config().as_dict()])
 
 
 def train(trial: Trial, folder: Path, data: Path, *, ranks: int = 1, accumulate: int = 1, kill: tuple[int, int] | None = None,
-          every_step: bool = True) -> dict[str, Any] | None:
-    """The outcome of a trial, or None when its processes were killed.
+          every_step: bool = True, job: str = "run") -> dict[str, Any] | None:
+    """The outcome of a trial, or None when its processes were killed. That they opened the test split is told by a file `opened`.
 
     Args:
+        job: "run", or "test" for the numbers of the test split of a trial that is over.
         every_step: whether a checkpoint is written after every step, however long that takes.
         kill: (rank, n): that rank is killed with SIGKILL when it asks for the n-th time whether to stop, which it does at every step.
     """
@@ -30,7 +31,7 @@ def train(trial: Trial, folder: Path, data: Path, *, ranks: int = 1, accumulate:
     out.unlink(missing_ok=True)
     meeting = folder / f"meeting-{os.getpid()}-{len(list(folder.iterdir()))}"
     processes = [_fork.Process(target=_rank, args=(trial, folder, data, out), kwargs={
-        "rank": rank, "ranks": ranks, "accumulate": accumulate, "address": f"file://{meeting}",
+        "rank": rank, "ranks": ranks, "accumulate": accumulate, "job": job, "address": f"file://{meeting}",
         "kill_at": kill[1] if kill and kill[0] == rank else 0, "every_step": every_step}) for rank in range(ranks)]
     for process in processes:
         process.start()
@@ -43,7 +44,7 @@ def train(trial: Trial, folder: Path, data: Path, *, ranks: int = 1, accumulate:
 
 
 def _rank(trial: Trial, folder: Path, data: Path, out: Path, *, rank: int, ranks: int, accumulate: int, address: str,
-          kill_at: int, every_step: bool) -> None:
+          kill_at: int, every_step: bool, job: str) -> None:
     asked = 0
     if every_step:
         jobs.train.SAVE_SHARE = 0
@@ -57,7 +58,7 @@ def _rank(trial: Trial, folder: Path, data: Path, out: Path, *, rank: int, ranks
 
     with joined(rank, ranks, address=address, device="cpu"):
         context = Context(folder=folder, data=data, stop=stop, rank=rank, ranks=ranks, accumulate=accumulate,
-                          checkpoint_s=0 if every_step else 5)
-        outcome = jobs.train.run(trial, context)
+                          opening_test=(folder / "opened").touch, checkpoint_s=0 if every_step else 5)
+        outcome = getattr(jobs.train, job)(trial, context)
     if rank == 0:
-        out.write_text(json.dumps(dataclasses.asdict(outcome)))
+        out.write_text(json.dumps(outcome if job == "test" else dataclasses.asdict(outcome)))

@@ -9,7 +9,8 @@ from harness.budget import Budget
 from harness.grid import Grid, parse_grid
 from harness.plan import Plan, TrialState, plan
 from harness.store import Store
-from harness.trials import kinds_of, plan_trials
+from harness.trials import kinds_of, Planner
+from harness.waves import Wave
 
 GRID = """
 [study]
@@ -33,8 +34,8 @@ class Study:
         self.grid: Grid = parse_grid(f"{text}[limits]\ngpu_hours = {limit}\n")
         self.store = Store(folder / "study")
         self.store.create_folders()
-        self.trials = plan_trials(self.grid)
-        self.store.write_wave(0, self.trials, told=[])
+        self.trials = Planner(self.grid).trials()
+        self.store.write_wave(Wave(trials=tuple(self.trials)))
         self.budget = Budget(self.store, self.grid, self.trials, kinds_of(self.trials),
                              gpus=self.grid.slurm.nodes * self.grid.slurm.gpus_per_node)
         self.running: list[str] = []

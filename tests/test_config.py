@@ -118,6 +118,9 @@ def test_what_is_no_list_of_classes(text: str, reason: str) -> None:
     ({"optimizer": "adam", "schedule": "step"}, {"momentum"}, {"step_size", "gamma"}),
     ({"model": "resnet18"}, {"depth", "filters", "kernel_size", "hidden", "batch_norm", "dropout"}, {"momentum"}),
     ({"model": "alexnet"}, {"depth", "filters", "batch_norm"}, {"dropout"}),
+    ({"model": "dynamic_cnn"}, {"filters_2", "filters_3", "dropout_features"}, {"filters", "kernel_size"}),
+    ({"model": "simple_cnn"}, {"depth", "kernel_size", "hidden", "dropout_features"}, {"filters", "filters_2", "filters_3"}),
+    ({"model": "plain_cnn"}, {"filters_2", "filters_3"}, {"depth", "filters", "kernel_size", "hidden", "dropout_features"}),
     ({"dataset": "cifar10"}, {"test_fraction"}, {"val_fraction", "depth"})])
 def test_parameters_that_a_config_does_not_read(values: dict[str, Any], unread: set[str], read: set[str]) -> None:
     inactive = Config.from_dict(values).inactive()

@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import GridError, HarnessError, MissingData, StudyError, UsageError
 from harness.grid import SECTIONS, Confirm, Halving, Job, Limits, Local, Retry, Search, Slurm, Tuned, Variant, parse_grid, read_grid
-from harness.trials import changes, plan_trials
+from harness.trials import Planner, changes
 from jobs.config import PARAMETERS
 
 STUDY = '[study]\nname = "s"\n'
@@ -107,10 +107,10 @@ def test_a_search_space_is_typed_and_kept():
         Tuned(name="batch_norm", kind="bool", choices=(True, False), when=(("optimizer", "adamw"),)),
     )
     assert isinstance(grid.tune[0].high, float)
-    assert grid.search == Search(trials=64, wave=8, running=8, algorithm="auto", halving=Halving(first=3, factor=3),
+    assert grid.search == Search(trials=64, wave=8, running=16, algorithm="auto", seed=0, warm_start="", halving=Halving(first=3, factor=3),
                                  tries=({"lr": 1.0, "optimizer": "sgd"},))
-    assert (grid.confirm, grid.test) == (Confirm(top=3, seeds=2), "confirmed")
-    assert grid.trial_count() == 64 + 3 * 2
+    assert (grid.confirm, grid.test, grid.requirements) == (Confirm(top=3, seeds=2), "confirmed", ())
+    assert grid.trial_count() == 64 + (3 + 1) * 2
 
 
 def test_a_condition_may_follow_what_is_compared():
@@ -162,7 +162,7 @@ def test_the_identity_is_what_decides_results():
 def test_how_a_study_is_run_changes_neither_its_trials_nor_the_study():
     plain = STUDY + "[fixed]\nepochs = 2\n"
     other = parse_grid(plain + "[slurm]\nnodes = 2\n[local]\nrunning = 1\n[retry]\nlost = -1\n[limits]\ngpu_hours = 9\n")
-    assert [t.id for t in plan_trials(other, {})] == [t.id for t in plan_trials(parse_grid(plain), {})]
+    assert [t.id for t in Planner(other, {}).trials()] == [t.id for t in Planner(parse_grid(plain), {}).trials()]
     assert changes(plain, other) is None
 
 
@@ -172,7 +172,7 @@ def test_line_ends_and_byte_order_mark_make_no_difference():
 
 
 def test_every_key_has_a_line_of_help():
-    assert set(SECTIONS) == {"study", "fixed", "variant", "compare", "tune", "search", "search.halving", "search.try", "confirm",
+    assert set(SECTIONS) == {"study", "fixed", "variant", "compare", "tune", "require", "search", "search.halving", "search.try", "confirm",
                              "slurm", "local", "retry", "limits", "job"}
     assert all(doc for keys in SECTIONS.values() for doc in keys.values())
     assert set(SECTIONS["fixed"]) == set(PARAMETERS)

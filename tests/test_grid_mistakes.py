@@ -87,6 +87,7 @@ ONE_MISTAKE = [
     ('[retries]\n', "retries", "did you mean `retry`"),
     ('[fixed]\nlerning_rate = 1\n', "lerning_rate", "unknown parameter"),
     ('[fixed]\nseeds = [1]\n', "seeds", "a key of [study]"),
+    ('[fixed]\nseed = 1\n', "seed", "one of the `seeds` in [study]"),
     ('[fixed]\n"a\\nb" = 1\n', '"a\\nb"', "unknown parameter"),
     ('[slurm]\nlr = 1\n', "lr", "is a parameter"),
     ('[slurm]\npartition = "gpu"\n', "partition", "slurm/profiles/*.toml"),
@@ -154,7 +155,7 @@ ONE_MISTAKE = [
     ('[fixed]\noptimizer = "adam"\nmomentum = 0.9\n', "momentum", "optimizer is adam; only optimizer sgd reads it"),
     ('[fixed]\nstep_size = 5\n', "step_size", "schedule is none by default; only schedule step"),
     ('[fixed]\ndataset = "cifar10"\ntest_fraction = 0.1\n', "test_fraction", "dataset is cifar10"),
-    ('[fixed]\nmodel = "resnet18"\n[compare]\ndepth = [1, 2]\n', "depth", "only model dynamic_cnn reads it"),
+    ('[fixed]\nmodel = "resnet18"\n[compare]\ndepth = [1, 2]\n', "depth", "only model dynamic_cnn"),
     ('[[variant]]\nname = "a"\n[[variant]]\nname = "b"\noptimizer = "adamw"\nmomentum = 0.5\n', "momentum", "optimizer is adamw"),
     ('[compare]\noptimizer = ["adam", "adamw"]\n[fixed]\nmomentum = 0.5\n', "momentum", "optimizer is adam or adamw"),
     # together
@@ -223,6 +224,19 @@ SPACE_MISTAKES = [
     ('model = ["alexnet", "dynamic_cnn"]\nweights = ["none", "imagenet"]', '["none", "imagenet"]', "dynamic_cnn has no weights"),
     ('batch_size = [32, 33]\n[local]\nranks = 2', "33", "evenly"),
     ('batch_size = { low = 32, high = 64 }\n[local]\nranks = 2', "{ low = 32, high = 64 }", "`step` that 2 divides"),
+    ('batch_size = [64, 33, 32]\n[local]\nranks = 2', "33", "evenly"),
+    ('batch_size = { values = [64, 33, 32] }\n[local]\nranks = 2', "33", "evenly"),
+    ('lr = { values = [0.1, 0.2], low = 0.1 }', "low", "either a range or choices"),
+    ('lr = { values = [0.1, 0.2], log = true }', "log", "either a range or choices"),
+    ('lr = { low = 0.1, high = 1, ordered = true }', "ordered", "is for choices"),
+    ('lr = { ordered = true }', "lr", "need `values`"),
+    ('lr = { values = [0.1, 0.2], ordered = 1 }', "1", "true or false"),
+    ('lr = { values = [0.1, 0.2], order = true }', "order", "did you mean `ordered`"),
+    ('lr = { values = 0.1 }', "0.1", "a list of choices"),
+    ('lr = { values = [0.1] }', "[0.1]", "at least two"),
+    ('lr = { values = [0.1, 0.1] }', "0.1", "given twice"),
+    ('lr = { values = [0.1, "x"] }', '"x"', "a number is meant"),
+    ('optimizer = { values = ["sgd", "adma"] }', '"adma"', "did you mean `adam`"),
 ]
 
 
@@ -245,6 +259,33 @@ SEARCH_MISTAKES = [
     ("[search]\ntrials = 4\n[[search.try]]\ndepth = 2\n", "depth", "is not tuned"),
     ("[search]\ntrials = 4\n[search.try]\nlr = 0.2\n", "try", "two brackets"),
     ("[search]\ntrials = 4\n[confirm]\ntop = 5\n", "5", "the best 5 of 4"),
+    ("[search]\ntrials = 9\nwave = 5\nrunning = 4\n", "4", "less than a wave of 5"),
+    ("[search]\ntrials = 4\nseed = -1\n", "-1", "outside 0"),
+    ("[search]\ntrials = 4\nseeds = [1]\n", "seeds", "a key of [study]"),
+    ("[search]\ntrials = 4\nalgorithm = \"Auto\"\n", '"Auto"', "did you mean `auto`"),
+    ("[search]\ntrials = 4\nalgorithm = 3\n", "3", "a string"),
+    ("[search]\ntrials = 4\nwarm_start = \"earlier\"\n", '"earlier"', 'write "study:NAME"'),
+    ("[search]\ntrials = 4\nwarm_start = \"study:../x\"\n", '"study:../x"', "names no study"),
+    ("[search]\ntrials = 4\nwarm_start = \"study:\"\n", '"study:"', "names no study"),
+    ("[search]\ntrials = 4\nwarm_start = \"study:s\"\n", '"study:s"', "the study itself"),
+    ("[search]\ntrials = 1\nwarm_start = \"study:t\"\n[[search.try]]\nlr = 0.2\n", "try", "and the best of an earlier study"),
+    ("[search]\ntrials = 4\n[[search.try]]\nlr = 0.2\n[[search.try]]\nlr = 0.2\n", "[[search.try]]", "as those on line 7"),
+    ("epochs = { low = 4, high = 9 }\n[search]\ntrials = 4\n[search.halving]\nfirst = 4\n", "4", "not below the 4 epochs of the shortest"),
+    ("epochs = [9, 5, 7]\n[search]\ntrials = 4\n[search.halving]\nfirst = 5\n", "5", "not below the 5 epochs of the shortest"),
+    ("[[variant]]\nname = 'a'\n[[variant]]\nname = 'b'\nepochs = 3\n[search]\ntrials = 4\n[search.halving]\nfirst = 3\n", "3",
+    "the 3 epochs"),
+    ("dropout = { low = 0, high = 0.4, step = 0.1 }\n[search]\ntrials = 4\n[[search.try]]\ndropout = 0.25\n", "0.25", "in steps of 0.1"),
+    ("[search]\ntrials = 4\n[[require]]\nthat = 'lr < 0.5'\n[[search.try]]\nlr = 0.6\n", "[[search.try]]",
+     "with lr = 0.6 these settings break the requirement `lr < 0.5`"),
+    ("dropout = [0.1, 0.2]\n[search]\ntrials = 4\n[[require]]\nthat = 'lr < dropout'\n[[search.try]]\nlr = 0.2\n", "[[search.try]]",
+     "with dropout = 0.2, lr = 0.2 these"),                                       # completed: the upper one of two choices
+    ("[compare]\ndepth = [1, 2]\n[search]\ntrials = 4\n[[require]]\nthat = 'lr * depth < 1'\n[[search.try]]\nlr = 0.5\n", "[[search.try]]",
+     "with depth = 2, lr = 0.5 in variant `depth=2`"),
+    ("optimizer = ['sgd', 'adam']\n[tune.when.optimizer.sgd]\nmomentum = [0.8, 0.9]\n[search]\ntrials = 4\n"
+     "[[search.try]]\noptimizer = 'adam'\nmomentum = 0.8\n", "momentum", "it is tuned under optimizer = sgd only"),
+    ("optimizer = ['sgd', 'adam']\n[tune.when.optimizer.sgd]\nweight_decay = [0.0, 0.1]\n[tune.when.optimizer.adam]\n"
+     "weight_decay = [0.2, 0.3]\n[search]\ntrials = 4\n[[search.try]]\noptimizer = 'adam'\nweight_decay = 0.1\n", "0.1",
+     "not in the range that it has under the other values"),
 ]
 
 
@@ -255,8 +296,95 @@ def test_a_mistake_in_search_or_confirm_gives_one_caret(text, where, message):
     assert message in said
 
 
-def test_search_and_confirm_without_tune_are_refused():
-    assert [marked(p) for p in mistakes(STUDY + "[search]\ntrials = 3\n[confirm]\n").problems] == ["search", "confirm"]
+def test_fresh_seeds_are_seeds_too():
+    text = STUDY + "seeds = [0, 2147483640]\n[tune]\nlr = [0.1, 0.2]\n[search]\ntrials = 4\n[confirm]\nseeds = 8\n"
+    place, said = only(text)
+    assert place == "8" and "follow the largest of the study's, 2147483640" in said
+    assert parse_grid(text.replace("seeds = 8", "seeds = 7")).fresh_seeds()[-1] == 2147483647
+
+
+def test_search_and_confirm_and_requirements_without_tune_are_refused():
+    error = mistakes(STUDY + "[search]\ntrials = 3\n[confirm]\n[[require]]\nthat = 'lr > 0'\n")
+    assert [marked(p) for p in error.problems] == ["search", "confirm", "require"]
+    assert "[[require]] without [tune]" in error.problems[2].message
+
+
+REQUIRE_MISTAKES = [
+    ('that = "lr = 3"', "=", "write `==`"),
+    ("that = 'lr < 0.5 && lr > 0.1'", "&&", "write `and`"),
+    ('that = "lr < fliters"', "fliters", "did you mean `filters`"),
+    ('that = """lr < fliters"""', "fliters", "did you mean `filters`"),
+    ('that = "lr <\\u0020fliters"', '"lr <\\u0020fliters"', "did you mean `filters`"),     # escaped: the place of the whole
+    ('that = "lr <"', "<", "stops too early"),
+    ('that = "lr < (1"', "(", "'(' was never closed"),
+    ('that = "lr lr < 1"', "lr", "no expression"),
+    ('that = "lr < \'small\'"', "lr < 'small'", "a number and a string cannot be compared"),
+    ('that = "batch_norm == 1 or lr < 2"', "batch_norm == 1", "true or false and a number"),
+    ("that = 'optimizer == \"adam\" or lr < 2'", '"adam"', "optimizer never is `adam` here (valid: sgd)"),
+    ('that = "lr"', "lr", "a value, not a condition"),
+    ('that = "filters * depth < 100"', '"filters * depth < 100"', "does not depend on anything that is tuned"),
+    ('that = "1 < 2"', '"1 < 2"', "does not depend on anything that is tuned"),
+    ('that = "__import__(\'os\').system(\'x\') == lr"', "__import__('os').system('x')", "has no place here"),
+    ('that = 3', "3", "an expression in quotes"),
+    ('that = ""', '""', "it is empty"),
+    ('that = "lr < 1"\nwhere = "lr < 1"', "where", "unknown key `where`"),
+    ('', "[[require]]", "needs `that`"),
+    ('that = "lr < 1"\n[[require]]\nthat = "lr < 1"', '"lr < 1"', "given twice"),
+]
+
+
+@pytest.mark.parametrize(("text", "where", "message"), REQUIRE_MISTAKES)
+def test_a_mistake_in_a_requirement_gives_one_caret_where_it_is(text, where, message):
+    place, said = only(STUDY + "[tune]\nlr = { low = 0.1, high = 1 }\n[search]\ntrials = 4\n[[require]]\n" + text + "\n")
+    assert place == where
+    assert message in said
+
+
+def test_a_requirement_is_a_block_of_its_own():
+    tune = "[tune]\nlr = { low = 0.1, high = 1 }\n[search]\ntrials = 4\n"
+    assert "two brackets" in only(STUDY + tune + "[require]\nthat = 'lr < 1'\n")[1]
+    many = "".join(f"[[require]]\nthat = 'lr < {n}'\n" for n in range(101))
+    assert "101 requirements; at most 100" in only(STUDY + tune + many)[1]
+    # a parameter that has a mistake itself is not blamed once more
+    assert only(STUDY + tune.replace("0.1", '"x"') + "[[require]]\nthat = 'lr < 1'\n")[0] == '"x"'
+
+
+SEARCH_TEN = """\
+[study]
+name = "s"
+
+[fixed]
+dataset = "digits"
+
+[tune]
+lr = { low = 1e-1, high = 1e-3 }
+filters = { values = [16, 32], log = true }
+dropout = { values = ["none", 0.5] }
+depth = [1, 2, 3]
+hidden = { low = 32, high = 256, step = 32, log = true }
+
+[[require]]
+that = "depth * kernel_sise <= 9"
+[[require]]
+that = "image_size > 3"
+
+[search]
+trials = 8
+algorithm = "rndom"
+warm_start = "earlier"
+[[search.try]]
+depth = 4
+[search.halving]
+first = 1
+factor = 1.5
+"""
+
+
+def test_ten_mistakes_of_a_search_are_found_at_once():
+    error = mistakes(SEARCH_TEN)
+    assert [(p.line, marked(p)) for p in error.problems] == [
+        (8, "1e-1"), (9, "log"), (10, '"none"'), (12, "step"), (15, "kernel_sise"), (17, '"image_size > 3"'), (21, '"rndom"'),
+        (22, '"earlier"'), (24, "4"), (27, "1.5")]
 
 
 @pytest.mark.parametrize(("old", "new", "where", "message"), [
@@ -268,6 +396,13 @@ def test_search_and_confirm_without_tune_are_refused():
     ("size = 3", '"si ze" = 3', '"si ze"', "names a column"),
     ("size = 3", "size = [3]", "[3]", "one value is meant"),
     ("rate = [1, 0.5]", 'rate = [1, "x"]', '"x"', "a whole number on line 10"),
+    ("size = 3", "[tune]\nsize = [1, 2]\n[search]\ntrials = 4\n[search.halving]\nfirst = 1", "halving",
+    "this grid has no parameter `epochs`"),
+    ("size = 3", "epochs = 9.5\n[tune]\nsize = [1, 2]\n[search]\ntrials = 4\n[search.halving]\nfirst = 1", "9.5",
+    "a whole number is meant"),
+    ("size = 3", "[[variant]]\nname = 'a'\nepochs = 9\n[[variant]]\nname = 'b'\n[tune]\nsize = [1, 2]\n[search]\ntrials = 4\n"
+     "[search.halving]\nfirst = 1", "halving", "variant `b rate=1.0` has no parameter `epochs`"),
+    ("size = 3", "[tune]\nsize = [1, 2]\n[[require]]\nthat = 'size < sise'\n[search]\ntrials = 4", "sise", "did you mean `size`"),
     ("size = 3", "size = 3\nrate = 3", "rate", "fixed on line 9"),
     ("[job]\n", "[job]\nrnu = 1\n", "rnu", "did you mean `run`"),
 ])

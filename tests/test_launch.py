@@ -307,14 +307,6 @@ def test_without_slurm_one_sentence(bench: Bench, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == "error: no Slurm here (sbatch is not on the PATH); add --local to run on this machine\n"
 
 
-def test_a_search_is_refused_in_one_sentence(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    bench.digits('[study]\nname = "s"\n[tune]\nlr = {low = 0.1, high = 1.0}\n[search]\ntrials = 2\n')
-    assert launch.main([str(bench.grid), "--local"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "[tune]" in said and "cannot run yet" in said
-    assert launch.main([str(bench.grid), "--dry-run", "--study-dir", str(bench.store.root)]) == 0
-
-
 @pytest.mark.parametrize("option, nearest", [("--dryrun", "--dry-run"), ("--studydir=x", "--study-dir"), ("--lokal", "--local"),
                                              ("--sets", "--set")])
 def test_an_unknown_option_names_the_nearest(option: str, nearest: str, capsys: pytest.CaptureFixture[str]) -> None:

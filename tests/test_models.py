@@ -49,6 +49,50 @@ def test_simple_cnn_reads_4096_features_at_32_pixels() -> None:
     assert [shapes[f"classifier.{i}"] for i in (2, 4, 6)] == [(512,), (256,), (100,)]
 
 
+@pytest.mark.parametrize(("filters", "channels"), [
+    ({}, (64, 128, 256)), ({"filters_2": 40}, (64, 40, 80)), ({"filters_3": 48}, (64, 128, 48)),
+    ({"filters_2": 32, "filters_3": 100}, (64, 32, 100))])
+def test_each_layer_of_simple_cnn_may_have_filters_of_its_own(filters: dict[str, int], channels: tuple[int, ...]) -> None:
+    layers = models.describe(Config(model="simple_cnn", filters=64, dataset="cifar100", **filters))  # type: ignore[arg-type]
+    assert [layer.shape for layer in layers if layer.kind == "Conv2d"] == [
+        (channels[0], 32, 32), (channels[1], 16, 16), (channels[2], 8, 8)]
+    linear = [layer.parameters for layer in layers if layer.kind == "Linear"]
+    assert linear == [(channels[2] * 4 * 4 + 1) * 512, (512 + 1) * 256, (256 + 1) * 100]
+
+
+def test_plain_cnn_layer_by_layer() -> None:
+    """Eight pixels are halved to 4 and to 2, and no further."""
+    config = Config(model="plain_cnn", depth=3, filters=4, kernel_size=2, hidden=8, dropout=0.5, dropout_features=0.1, batch_norm=True)
+    found = [(layer.name, layer.kind, layer.shape, layer.parameters) for layer in models.describe(config)]
+    later = [("BatchNorm2d", 8), ("ReLU", 0), ("Dropout", 0)]
+    assert found == [
+        ("features.0", "Conv2d", (4, 8, 8), 1 * 4 * 4 + 4), *((f"features.{i}", kind, (4, 8, 8), n) for i, (kind, n) in enumerate(later, 1)),
+        ("features.4", "MaxPool2d", (4, 4, 4), 0),
+        ("features.5", "Conv2d", (4, 4, 4), 4 * 4 * 4 + 4), *((f"features.{i}", kind, (4, 4, 4), n) for i, (kind, n) in enumerate(later, 6)),
+        ("features.9", "MaxPool2d", (4, 2, 2), 0),
+        ("features.10", "Conv2d", (4, 2, 2), 4 * 4 * 4 + 4), *((f"features.{i}", kind, (4, 2, 2), n) for i, (kind, n) in enumerate(later, 11)),
+        ("classifier.0", "Flatten", (16,), 0), ("classifier.1", "Dropout", (16,), 0), ("classifier.2", "Linear", (8,), 16 * 8 + 8),
+        ("classifier.3", "ReLU", (8,), 0), ("classifier.4", "Linear", (10,), 8 * 10 + 10),
+    ]
+    network = build(config)
+    assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.1, 0.1, 0.1, 0.5]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 28, 32])
+@pytest.mark.parametrize("kernel_size", [2, 5])
+@pytest.mark.parametrize("depth", [1, 10])
+def test_plain_cnn_fits_every_image_at_any_depth(depth: int, kernel_size: int, size: int) -> None:
+    config = Config(model="plain_cnn", depth=depth, kernel_size=kernel_size, filters=2, hidden=4)
+    network = build(config, size=size)
+    assert network(torch.rand(2, 1, size, size)).shape == (2, 10)
+    assert sum(isinstance(m, nn.Conv2d) for m in network.modules()) == depth
+
+
+def test_plain_cnn_at_28_pixels_is_halved_three_times() -> None:
+    layers = models.describe(Config(model="plain_cnn", dataset="fashion_mnist", depth=10, filters=16))
+    assert [layer.shape[1] for layer in layers if layer.kind == "Conv2d"] == [28, 14, 7] + 7 * [3]
+
+
 @pytest.mark.parametrize("model", list(OUR_MODELS))
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_forward_and_backward(model: str, batch_norm: bool) -> None:

@@ -132,7 +132,7 @@ def test_with_the_tables_it_says_the_same_as_without(study: DiskStudy, monkeypat
     tables.Tables(study.store, study.grid, list(study.trials.values())).write()
     reads: list[str] = []
     real = Store.result
-    monkeypatch.setattr(Store, "result", lambda self, trial: reads.append(trial) or real(self, trial))
+    monkeypatch.setattr(Store, "result", lambda self, trial, **more: reads.append(trial) or real(self, trial, **more))
     assert summary(look(study.store.root)) == without
     assert study.trials[(A, 0)].id not in reads, "the tables were not used"
 

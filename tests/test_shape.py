@@ -100,7 +100,7 @@ def run_and_list_modules(module: str, arguments: list[str], cwd: Path = ROOT) ->
 
 
 @pytest.mark.parametrize("module", ["harness.launch", "harness.stage", "harness.status", "harness.why", "harness.logs", "harness.cancel",
-                                    "analysis.plots", "jobs.train"])
+                                    "harness.convert", "analysis.plots", "jobs.train"])
 def test_help_is_quick(module: str) -> None:
     status, text, loaded = run_and_list_modules(module, ["--help"])
     assert status == 0 and "usage:" in text
@@ -248,8 +248,8 @@ def test_readme_names_every_folder_and_module() -> None:
     assert not (bare := [path for path, text in tree.items() if not text]), f"the README does not say what {bare} are"
 
 
-COMMANDS = ("harness.launch", "harness.stage", "harness.status", "harness.why", "harness.logs", "harness.cancel", "analysis.plots",
-            "jobs.train", "jobs.models")
+COMMANDS = ("harness.launch", "harness.stage", "harness.status", "harness.why", "harness.logs", "harness.cancel", "harness.convert",
+            "analysis.plots", "jobs.train", "jobs.models")
 
 
 @pytest.mark.parametrize("module", COMMANDS)
@@ -278,9 +278,9 @@ def test_the_tables_of_the_grid_leave_nothing_out() -> None:
     for section, keys in sections.items():
         assert re.search(rf"`?\[{re.escape(section)}[].]", text), f"{grid_tables.DOCS.name} does not name [{section}]"
         tabled = "\n".join(grid_tables.tables().get("## Parameters" if section == "fixed" else f"### `[{section}]`", []))
-        missing = [key for key in keys if f"| `{key}` |" not in tabled and section not in ("variant", "tune")]
+        missing = [key for key in keys if f"| `{key}` |" not in tabled and section not in ("variant", "tune", "require")]
         assert not missing, f"[{section}] {missing}"
-    for key in (*sections["variant"], *sections["tune"]):  # told in prose and examples
+    for key in (*sections["variant"], *sections["tune"], *sections["require"]):  # told in prose and examples
         assert re.search(rf"(`|^){key}( +=|`)", text, re.MULTILINE), f"{grid_tables.DOCS.name} does not tell `{key}`"
 
 

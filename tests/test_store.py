@@ -12,6 +12,7 @@ from small_disk import small_disk
 from harness.errors import StudyError
 from harness.plan import Attempt, Batch, PlannedTrial, TrialState
 from harness.store import Store
+from harness.waves import Wave
 
 REQUEST = {"budget": None, "metric": "val_acc", "mode": "max", "select": "best_val", "test": True}
 
@@ -48,10 +49,10 @@ def test_grid(store: Store) -> None:
 
 
 def test_a_wave_is_written_once(store: Store) -> None:
-    store.write_wave(0, [planned()], told=[])
-    store.write_wave(0, [planned("other-s0")], told=[])
+    store.write_wave(Wave(trials=(planned(),)))
+    store.write_wave(Wave(trials=(planned("other-s0"),)))
     assert store.trials() == [planned()]
-    store.write_wave(0, [planned("other-s0")], told=[], anew=True)
+    store.write_wave(Wave(trials=(planned("other-s0"),)), anew=True)
     assert [t.id for t in store.trials()] == ["other-s0"]
 
 
@@ -109,7 +110,7 @@ def test_state_is_read_from_the_events(store: Store) -> None:
     second.write({"event": "start", "worker": "001-0"})
     second.write({"event": "epoch", "epoch": 3})
     store.begin_attempt(planned("c-s0"), 0, REQUEST)
-    assert store.scan(["ab12-s0", "c-s0", "none-s0"]) == {
+    assert store.scan([planned(), planned("c-s0"), planned("none-s0")]) == {
         "ab12-s0": TrialState(attempts=(Attempt(worker="000-1", cause="killed", error="signal SIGKILL", progress=2),
                                         Attempt(worker="001-0", progress=1))),
         "c-s0": TrialState(attempts=(Attempt(),)), "none-s0": TrialState()}
@@ -123,7 +124,7 @@ def test_a_torn_attempt_file_keeps_what_is_whole(store: Store) -> None:
     path = store.attempt_file("ab12-s0", 0)
     with path.open("ab") as file:
         file.write(b'{"event":"epoch","epo')
-    assert store.scan(["ab12-s0"])["ab12-s0"].attempts == (Attempt(worker="000-0", progress=1),)
+    assert store.scan([planned()])["ab12-s0"].attempts == (Attempt(worker="000-0", progress=1),)
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
@@ -159,12 +160,12 @@ def wave(*configs: dict[str, Any]) -> list[PlannedTrial]:
     (1, 1.0, True), (0, False, 0.0), (0.0, -0.0), ("1", 1), ([1], [1.0]), ([True], [1]), (None, 0), ("", None)])
 def test_values_that_only_seem_equal_stay_apart(values: tuple[Any, ...], store: Store) -> None:
     for order in (values, values[::-1]):
-        store.write_wave(0, wave(*({"x": value, "same": 3} for value in order)), told=[], anew=True)
+        store.write_wave(Wave(trials=tuple(wave(*({"x": value, "same": 3} for value in order)))), anew=True)
         assert [repr(trial.config["x"]) for trial in store.trials()] == [repr(value) for value in order]
 
 
 def test_what_is_common_is_written_once(store: Store) -> None:
-    store.write_wave(0, wave(*({"lr": 0.5 * n, "model": "alexnet"} for n in range(50))), told=[])
+    store.write_wave(Wave(trials=tuple(wave(*({"lr": 0.5 * n, "model": "alexnet"} for n in range(50))))))
     assert (store.root / "waves" / "000.json").read_text().count("alexnet") == 1
     assert [trial.config for trial in store.trials()] == [{"lr": 0.5 * n, "model": "alexnet"} for n in range(50)]
 
@@ -173,7 +174,7 @@ def test_what_is_common_is_written_once(store: Store) -> None:
     [], [{}], [{"a": 1}], [{"a": 1}, {"b": 1}], [{"a": 1, "b": 2}, {"a": 1}], [{"a": 1}, {"a": 1, "b": 2}], [{"a": None}, {}],
     [{}, {"a": None}]])
 def test_configs_need_not_have_the_same_parameters(configs: list[dict[str, Any]], store: Store) -> None:
-    store.write_wave(0, wave(*configs), told=[])
+    store.write_wave(Wave(trials=tuple(wave(*configs))))
     assert [trial.config for trial in store.trials()] == configs
 
 
@@ -207,7 +208,7 @@ def test_a_verdict_counts_where_the_worker_did_not_know(own: dict[str, Any] | No
     attempt(store, 0, {"event": "epoch", "epoch": 1}, *([{"event": "end", "time": 5.0, **own}] if own else []))
     attempt(store, 1)
     store.write_end("ab12-s0", 0, told)
-    first, second = store.scan(["ab12-s0"])["ab12-s0"].attempts
+    first, second = store.scan([planned()])["ab12-s0"].attempts
     assert (first.cause, first.error, first.progress) == (cause, error, 1) and second.cause is None
     (events, _) = store.attempts("ab12-s0")
     assert sum(event["event"] == "end" for event in events) == 1 and [e["event"] for e in events[:2]] == ["start", "epoch"]
@@ -218,7 +219,7 @@ def test_the_first_verdict_counts(store: Store) -> None:
     attempt(store, 0)
     store.write_end("ab12-s0", 0, {"cause": "node_failure", "state": "NODE_FAIL"})
     store.write_end("ab12-s0", 0, {"cause": "lost", "state": "LOST"})
-    assert store.scan(["ab12-s0"])["ab12-s0"].attempts == (Attempt(worker="000-0", cause="node_failure"),)
+    assert store.scan([planned()])["ab12-s0"].attempts == (Attempt(worker="000-0", cause="node_failure"),)
 
 
 # ------------------------------------------------------------------------------------------------------- batches, jobs and cancelling
@@ -250,7 +251,7 @@ def test_a_batch_of_an_earlier_version_is_shared_by_all_its_workers(store: Store
 def test_before_anything_was_made_there_is_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "none")
     assert store.batches() == [] and store.cancelled() == {} and store.launchers() == [] and store.newest_launcher() == 0
-    assert store.scan(["a"]) == {"a": TrialState()} and store.last_beat(1) == ""
+    assert store.scan([planned("a")]) == {"a": TrialState()} and store.last_beat(1) == ""
 
 
 def test_cancelled_until_it_is_wanted_again(store: Store) -> None:

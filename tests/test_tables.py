@@ -13,7 +13,8 @@ import pytest
 from harness import tables
 from harness.grid import Grid, parse_grid
 from harness.store import Store
-from harness.trials import plan_trials
+from harness.trials import Planner
+from harness.waves import Wave
 from jobs.config import PARAMETERS
 
 GRID = """
@@ -43,8 +44,8 @@ def made(tmp_path: Path) -> tuple[Store, Grid]:
     grid = parse_grid(GRID)
     store = Store(tmp_path / "made")
     store.create_folders()
-    trials = plan_trials(grid)
-    store.write_wave(0, trials, told=[])
+    trials = Planner(grid).trials()
+    store.write_wave(Wave(trials=tuple(trials)))
     done, slow, diverged, failed, lost, _ = trials
     start = {"event": "start", "time": 1e9, "host": "n1", "pid": 5, "worker": "000-0", "job_id": "9", "device": "cpu", "ranks": 1,
              "commit": "c0", "dirty": False, "code": "d0", "python": "3.11.1", "torch": "2.15.0"}
@@ -75,8 +76,10 @@ def test_one_explicit_schema(made: tuple[Store, Grid]) -> None:
     kinds = {int: "int64", float: "double", str: "string", bool: "bool"}
     schema = pq.read_schema(store.table_file("trials"))
     assert schema.names == [
-        "study", "trial_id", "variant", "seed", "wave", "status", "reason", *(f"param_{name}" for name in PARAMETERS),
-        "epoch", "epochs", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "last_train_loss", "test_loss", "test_acc"]
+        "study", "trial_id", "variant", "seed", "wave", "phase", "config", "budget", "status", "reason",
+        *(f"param_{name}" for name in PARAMETERS),
+        "epoch", "epochs", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "last_train_loss", "test_loss", "test_acc",
+        "test_opening"]
     for name, field in PARAMETERS.items():
         assert str(schema.field(f"param_{name}").type) == kinds[field.type]  # type: ignore[index]
     assert [str(schema.field(name).type) for name in ("seed", "wave", "epoch", "epochs")] == ["int64"] * 4
@@ -241,8 +244,8 @@ def test_a_job_of_ones_own_has_its_own_columns(tmp_path: Path) -> None:
         """)
     store = Store(tmp_path / "own")
     store.create_folders()
-    trials = plan_trials(grid)
-    store.write_wave(0, trials, told=[])
+    trials = Planner(grid).trials()
+    store.write_wave(Wave(trials=tuple(trials)))
     store.trial_folder(trials[0].id).mkdir()
     store.publish_result(trials[0].id, {"trial": trials[0].id, "status": "done", "reason": None, "epoch": 1,
                                         "rows": [{"epoch": 1, "score": 2, "cost": None}], "test": {}})

@@ -1,0 +1,114 @@
+"""Successive halving as learning curves: what was stopped ends, grey, at its rung; what was trained in full is coloured.
+
+One panel for each variant, the epochs on a logarithmic axis, on which the rungs are evenly apart.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from analysis import style
+from analysis.load import AnalysisError, Study
+from analysis.search import CONFIRMED, searched, shown_variants
+from analysis.winners import NO_VALUE
+
+NAME = "rungs"
+
+
+def table(study: Study) -> pd.DataFrame:
+    """What is drawn: a row for each config and epoch of the search.
+
+    Returns:
+        variant, config, status, rung (epochs after which the config was stopped; empty when it was granted all), epoch, n, value (mean of the
+        metric over the config's seeds at this epoch, not the best one so far), chosen.
+
+    Raises:
+        AnalysisError: the study has no [tune], no config has a value, or there are no epochs.
+    """
+    search = searched(study)
+    trials = search.trials.loc[search.trials["phase"] == "search", ["trial_id", "variant", "config"]]
+    if study.epochs.empty or study.metric not in study.epochs:
+        raise AnalysisError(f"{study.name}: no epochs with {study.metric}, so there are no learning curves; "
+                            "`python -m harness.launch GRID` writes that file again")
+    rows = trials.merge(study.epochs[["trial_id", "epoch", study.metric]], on="trial_id").rename(columns={study.metric: "value"})
+    rows["value"] = rows["value"].astype(float).where(np.isfinite(rows["value"].astype(float)))
+    means = rows.groupby(["variant", "config", "epoch"], sort=False)["value"].agg(value="mean", n="count").reset_index()
+    about = search.configs[["variant", "config", "status", "epochs", "chosen"]].rename(columns={"epochs": "rung"})
+    out = means.merge(about, on=["variant", "config"])
+    places = {v: i for i, v in enumerate(study.variants)}
+    out = out.sort_values(["variant", "config", "epoch"], ignore_index=True, key=lambda c: c.map(places) if c.name == "variant" else c)
+    return out[["variant", "config", "status", "rung", "epoch", "n", "value", "chosen"]]
+
+
+def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
+    """Draws `table(study)` and sets the figure's size."""
+    present = set(data["variant"])
+    variants = [v for v in shown_variants(study) if v in present]
+    shown = data[data["variant"].isin(variants)]
+    ladder = sorted({*map(int, shown["rung"].dropna()), int(shown["epoch"].max())})
+    axes = style.panels(figure, variants)
+    low, high = style.informative(_late(shown, ladder[0]), study.mode)
+    for i, (axis, variant) in enumerate(zip(axes, variants, strict=True)):
+        axis.set_xscale("log")
+        axis.set_xlim(min(1, ladder[0]) * 0.93, ladder[-1] * 1.07)
+        axis.set_ylim(low, high)
+        axis.xaxis.set_major_locator(FixedLocator([1, *ladder]))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter(style.tick_format("epoch"))
+        axis.yaxis.set_major_formatter(style.tick_format(study.metric))
+        _draw_variant(axis, shown[shown["variant"] == variant])
+        if axis.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+            axis.set_ylabel(style.axis_label(study.metric))
+        if i + axes[0].get_subplotspec().get_gridspec().ncols >= len(axes):  # type: ignore[union-attr]
+            axis.set_xlabel("epoch (logarithmic)")
+    style.key(figure, _key(shown, study))
+    style.caption(figure, _caption(shown, study))
+
+
+def _late(data: pd.DataFrame, first: int) -> list[float]:
+    """The values that decide the range of the axis: those at the first rung and later, as training begins far from there."""
+    values: list[float] = data.loc[data["epoch"] >= first, "value"].dropna().tolist()
+    return values or data["value"].dropna().tolist() or [0.0]
+
+
+def _draw_variant(axis: Axes, rows: pd.DataFrame) -> None:
+    for _, curve in rows.groupby("config", sort=False):
+        known = curve.dropna(subset=["value"])
+        if known.empty:
+            continue
+        last, stopped = known.iloc[-1], bool(known["rung"].notna().iloc[0])
+        if last["chosen"]:
+            look, zorder = {"color": CONFIRMED, "lw": 1.7}, 5
+        elif stopped or last["status"] != "done":
+            look, zorder = {"color": "#a8a8a8", "lw": 0.8}, 2
+        else:
+            look, zorder = {"color": style.ACCENT, "lw": 1.1}, 4
+        axis.plot(known["epoch"], known["value"], zorder=zorder, **look)
+        mark = "x" if last["status"] in NO_VALUE else "o"
+        axis.plot(last["epoch"], last["value"], marker=mark, ms=4 if mark == "x" else 3, mew=1 if mark == "x" else 0, color=look["color"],
+                  zorder=zorder)
+
+
+def _key(data: pd.DataFrame, study: Study) -> list[Line2D]:
+    found = data.drop_duplicates(["variant", "config"])
+    full = (found["status"] == "done") & ~found["chosen"]
+    name = "winner" if study.search and study.search.confirmed else "best"
+    lines = [("#a8a8a8", 0.8, "stopped at a rung", (found["status"] == "pruned") & ~found["chosen"]),
+             (style.ACCENT, 1.1, "fully trained", full), (CONFIRMED, 1.7, name, found["chosen"])]
+    handles = [Line2D([], [], color=colour, lw=lw, label=label) for colour, lw, label, which in lines if which.any()]
+    without = [s for s in NO_VALUE if (found["status"] == s).any()]
+    return handles + ([Line2D([], [], ls="", marker="x", ms=4, mew=1, color="#a8a8a8", label=", ".join(without))] if without else [])
+
+
+def _caption(data: pd.DataFrame, study: Study) -> str:
+    rungs = sorted(map(int, data["rung"].dropna().unique()))
+    ended = data.drop_duplicates(["variant", "config"])
+    counts = ", ".join(f"{int((ended['rung'] == r).sum())} after {r}" for r in rungs)
+    parts = [f"{study.name}: {study.counts()}", "Each line: one config of the search, the mean over the seeds it has, at each epoch as it was",
+             f"Stopped so far: {counts} epochs", "No smoothing"]
+    left_out = len(study.variants) - data["variant"].nunique()
+    parts += [f"Shown: {data['variant'].nunique()} of {len(study.variants)} variants"] if left_out else []
+    return ". ".join(parts) + "."

@@ -1,0 +1,173 @@
+"""Which config stands for each variant of a searched study, and what the search and the confirmation said of it.
+
+A search leaves many configs of one variant, most of them trained in part. They are no seeds of each other, so one of them stands for the
+variant: of those that were trained again on fresh seeds the one with the best mean there; and while none has been, the best of those that
+are fully trained, which is biased, because the same values chose it. Pure: frames in, frames out.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis import stats
+
+NO_VALUE = ("infeasible", "failed", "lost", "cancelled", "unfinished")
+"""Why a config has no value, in the order in which one trial of it decides for all."""
+NEEDED = ("config", "budget")
+"""Columns that a table with phases has."""
+_WITH_VALUE = ("done", "pruned")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuned:
+    """One parameter of the search space."""
+
+    name: str
+    log: bool = False
+    choices: tuple[object, ...] = ()
+    """In the grid's order; empty for a range."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Search:
+    """All that a searched study tried."""
+
+    trials: pd.DataFrame
+    """Every trial, of the search and of the confirmation."""
+    configs: pd.DataFrame
+    """One row for each config, from `configs`."""
+    tuned: tuple[Tuned, ...]
+    confirmed: bool
+    """Whether the configs that stand for variants were confirmed."""
+    openings: int
+    """How often the test split was opened."""
+
+    @property
+    def halved(self) -> bool:
+        """Whether configs were stopped at rungs."""
+        return bool(self.configs["epochs"].notna().any())
+
+    def running(self) -> bool:
+        """Whether trials of the confirmation are not finished."""
+        return bool(((self.trials["phase"] == "confirm") & (self.trials["status"] == "unfinished")).any())
+
+    def chosen(self, variant: str) -> "pd.Series[float] | None":
+        """The row of `configs` that stands for a variant."""
+        rows = self.configs[(self.configs["variant"] == variant) & self.configs["chosen"]]
+        return None if rows.empty else rows.iloc[0]
+
+
+def search_of(trials: pd.DataFrame, metric: str, mode: str, tuned: Sequence[Tuned]) -> Search | None:
+    """What a study searched; None when it has no [tune], or its tables are of before there was one."""
+    if "phase" not in trials or not trials["phase"].isin(["search", "confirm"]).any():
+        return None
+    found = configs(trials, metric, mode)
+    known = tuple(t for t in tuned if f"param_{t.name}" in trials) or _guessed(trials)
+    openings = trials["test_opening"].max() if "test_opening" in trials else None
+    return Search(trials=trials, configs=found, tuned=known, confirmed=bool(found["confirmed"].notna().any()),
+                  openings=0 if openings is None or pd.isna(openings) else int(openings))
+
+
+def _guessed(trials: pd.DataFrame) -> tuple[Tuned, ...]:
+    """The parameters that differ between configs of one variant, for tables that do not say what was tuned."""
+    names = [c for c in trials.columns if c.startswith("param_")]
+    differ = trials.groupby("variant")[names].nunique().gt(1).any() if names else {}
+    return tuple(Tuned(name=name.removeprefix("param_")) for name in names if differ[name])
+
+
+def configs(trials: pd.DataFrame, metric: str, mode: str) -> pd.DataFrame:
+    """One row for each config of each variant, in the order of proposal.
+
+    Returns:
+        variant, config, status ("done", "pruned", or one of `NO_VALUE`), epochs (the rung that it has got to; empty when it was granted all),
+        n and value (mean of the metric over the seeds of that rung; empty unless every one has a finite value, as the harness decides),
+        confirmed_n, confirmed (mean over fresh seeds, likewise), confirmed_half_width (t, 95 %), chosen (whether it stands for its variant).
+    """
+    cells: dict[tuple[str, int], dict[str, list[tuple[float, str, float]]]] = {}
+    columns = [trials[name] for name in ("variant", "config", "phase", "budget", "status")]
+    values = trials[metric].to_numpy(dtype=float, na_value=math.nan)
+    for variant, config, phase, budget, status, value in zip(*columns, values, strict=True):
+        cell = cells.setdefault((str(variant), int(config)), {"search": [], "confirm": []})
+        cell["confirm" if phase == "confirm" else "search"].append((math.inf if pd.isna(budget) else float(budget), str(status), float(value)))
+    rows = []
+    place = {variant: i for i, variant in enumerate(dict.fromkeys(variant for variant, _ in cells))}
+    for (variant, config), cell in sorted(cells.items(), key=lambda item: (place[item[0][0]], item[0][1])):
+        granted = max((budget for budget, _, _ in cell["search"]), default=math.inf)
+        status, search = _judged([(s, v) for budget, s, v in cell["search"] if budget == granted])
+        again, fresh = _judged([(s, v) for _, s, v in cell["confirm"]])
+        confirmed = stats.summarise(fresh if again == "done" else [])
+        rows.append((variant, config, status, None if math.isinf(granted) or status == "done" else int(granted), len(search), stats.summarise(search).mean,
+                     confirmed.n, confirmed.mean, confirmed.half))
+    out = pd.DataFrame(rows, columns=["variant", "config", "status", "epochs", "n", "value", "confirmed_n", "confirmed",
+                                      "confirmed_half_width"]).astype({"epochs": "Int64"})
+    by = "confirmed" if out["confirmed"].notna().any() else "value"
+    standing = out if by == "confirmed" else out[out["status"] == "done"]
+    best = standing.dropna(subset=[by]).sort_values([by, "config"], ascending=[mode == "min", True]).groupby("variant").head(1)
+    out["chosen"] = out.index.isin(best.index)
+    return out
+
+
+def _judged(trials: Sequence[tuple[str, float]]) -> tuple[str, list[float]]:
+    """The status of a config whose trials ended so, and its values, none unless all have one."""
+    statuses = {status if status not in _WITH_VALUE or math.isfinite(value) else "infeasible" for status, value in trials}
+    without = [status for status in (*NO_VALUE, *sorted(statuses)) if status in statuses and status not in _WITH_VALUE]
+    if without or not trials:
+        return without[0] if without else "unfinished", []
+    return "pruned" if "pruned" in statuses else "done", [value for _, value in trials]
+
+
+def standing_trials(search: Search) -> pd.DataFrame:
+    """The trials that stand for their variants: those of the chosen configs, on fresh seeds where they were confirmed."""
+    chosen = search.configs.loc[search.configs["chosen"], ["variant", "config"]].astype({"variant": object})
+    phase = search.trials["phase"] == "confirm" if search.confirmed else search.trials["phase"] == "search"
+    keys = set(chosen.itertuples(index=False, name=None))
+    mine = [pair in keys for pair in zip(search.trials["variant"], search.trials["config"].astype(int), strict=True)]
+    return search.trials[phase & pd.Series(mine, index=search.trials.index)].reset_index(drop=True)
+
+
+def sentences(search: Search, metric: str, *, mode: str, variants: Sequence[str]) -> list[str]:
+    """What the search and the confirmation said of each variant, a sentence for each."""
+    return [_sentence(variant, search, metric, mode) for variant in variants]
+
+
+def _sentence(variant: str, search: Search, metric: str, mode: str) -> str:
+    rows = search.configs[search.configs["variant"] == variant]
+    chosen, best = search.chosen(variant), _best(rows, mode)
+    unit = " %" if stats.is_share(metric) else ""
+    of = "its only config" if len(rows) == 1 else f"of {len(rows)} configs"
+
+    def said(row: "pd.Series[float]") -> str:
+        value = f"{stats.show(float(row['value']), metric)}{unit}"
+        epochs = "" if pd.isna(row["epochs"]) else f" after {row['epochs']} epochs"
+        return f"search said {value}{epochs} (n = {row['n']})"
+
+    def confirmed(row: "pd.Series[float]") -> str:
+        shown = stats.show_with_half(float(row["confirmed"]), float(row["confirmed_half_width"]), metric)
+        return f"confirmed {shown}{unit} (n = {row['confirmed_n']})"
+
+    if best is None and chosen is None:
+        found = rows["status"].value_counts()
+        why = ", ".join(f"{found[s]} {s}" for s in dict.fromkeys((*NO_VALUE, *found.index)) if s in found.index)
+        return f"{variant}: no config has a value ({why})"
+    if chosen is None or not search.confirmed:
+        row = best if chosen is None else chosen
+        assert row is not None
+        partly = " so far" if chosen is None and not pd.isna(row["epochs"]) else ""
+        return f"{variant}: {of}, config {row['config']} is the best{partly} by {metric}: {said(row)}, not confirmed"
+    text = f"{variant}: {of}, config {chosen['config']} {'was confirmed' if len(rows) == 1 else 'won'} by {metric}: "
+    text += f"{said(chosen)}, {confirmed(chosen)}" if math.isfinite(float(chosen["value"])) else confirmed(chosen)
+    others = rows[~rows["chosen"] & rows["confirmed"].notna()]
+    if best is not None and best["config"] != chosen["config"]:
+        text += f"; the search's best was config {best['config']}: {said(best)}"
+        text += f", {confirmed(best)}" if best["config"] in set(others["config"]) else ", not confirmed"
+    return text
+
+
+def _best(rows: pd.DataFrame, mode: str) -> "pd.Series[float] | None":
+    """The search's best config: of those that got furthest the one with the best value."""
+    known = rows.dropna(subset=["value"])
+    reached = known["epochs"].astype(float).fillna(math.inf)
+    furthest = known[reached == reached.max()].sort_values(["value", "config"], ascending=[mode == "min", True])
+    return None if furthest.empty else furthest.iloc[0]

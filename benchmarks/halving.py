@@ -1,0 +1,196 @@
+"""How many epochs successive halving needs to get as far as a search that trains every config to its end.
+
+    python -m benchmarks.halving                    # short form, minutes: 20 seeds
+    python -m benchmarks.halving --full             # 50 seeds, kept in benchmarks/results/halving.txt
+
+Two settings, both simulated through the code that decides in a real search (benchmarks/search_simulation.py): learning curves from a
+formula, and a table of real trainings of the digits (benchmarks/halving_digits.py). The result of a search at any moment is the true value
+after the whole training of the config that it would choose then; the epochs are those of all trials together.
+"""
+
+import argparse
+import functools
+import hashlib
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import halving_digits, report
+from benchmarks.search_simulation import Config, Simulation
+from harness.grid import Grid, parse_grid
+from harness.search.rungs import most_at, rungs, seeds_at
+
+RESULTS = Path(__file__).parent / "results" / "halving.txt"
+AIM = 1 / 3
+WORKERS = 16
+WAVE = 8
+FIRST, FACTOR = 3, 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """Where configs are searched, and their learning curves."""
+
+    name: str
+    tune: str
+    """[tune], as a grid has it."""
+    epochs: int
+    configs: int
+    """Of the full search."""
+    seeds: int
+    """Of every config of the full search."""
+    curve: Callable[[Config, int, int], Sequence[float]]
+    """(config, seed, which search) -> the loss after each epoch."""
+    truth: Callable[[Config], float]
+    """Config -> the loss after the whole training, without chance."""
+    pace: Callable[[Config], float]
+    """Config -> how long an epoch takes, in any unit."""
+
+
+def _number(*of: object) -> int:
+    """A number that always is the same for the same things."""
+    return int.from_bytes(hashlib.sha256(repr(of).encode()).digest()[:8])
+
+
+# --- curves from a formula ------------------------------------------------------------------------------------------------------------
+
+_TUNE = """
+lr = { low = 1e-4, high = 1.0, log = true }
+weight_decay = { low = 1e-6, high = 1e-1, log = true }
+optimizer = ["sgd", "adam"]
+width = { low = 16, high = 128, step = 8 }
+dropout = { low = 0.0, high = 0.6 }
+"""
+_NOISE = 0.004
+"""Standard deviation of the loss between seeds, and of an epoch about its curve."""
+
+
+def _floor(config: Config) -> float:
+    """Where the curve of a config ends: smooth in all parameters, and in the learning rate the steepest."""
+    excess = math.log10(config["lr"] / (0.05 if config["optimizer"] == "sgd" else 0.002))
+    size = math.log2(config["width"] / 64)
+    penalty = (0.10 * excess**2 * (3 if excess > 0 else 1) + (0.01 if config["optimizer"] == "adam" else 0.0) + 0.02 * size**2
+               + 0.3 * (config["dropout"] - 0.2 - 0.08 * size) ** 2 + 0.008 * (math.log10(config["weight_decay"]) + 3.5 - 0.3 * size) ** 2)
+    return 0.05 + 0.85 * (1 - math.exp(-penalty))
+
+
+def _steepness(config: Config) -> float:
+    """Epochs in which most of the way is gone. What ends lower is often slower, a small learning rate above all, so that curves cross; and
+    every config has a speed of its own beside that, which no parameter tells."""
+    own = np.random.default_rng(_number("speed", sorted(_parameters(config).items()))).standard_normal()
+    return float(1.5 * (0.05 / config["lr"]) ** 0.2 * (config["width"] / 64) ** 0.4 * math.exp(1.5 * (config["dropout"] - 0.2) + 0.5 * own))
+
+
+def _parameters(config: Config) -> dict[str, Any]:
+    return {name: config[name] for name in ("lr", "weight_decay", "optimizer", "width", "dropout")}
+
+
+def _smooth(config: Config, epochs: int) -> NDArray[np.float64]:
+    floor = _floor(config)
+    return floor + (0.9 - floor) * (1 + np.arange(1, epochs + 1) / _steepness(config)) ** -1.3
+
+
+def _synthetic(*, epochs: int, configs: int, seeds: int) -> Setting:
+    def curve(config: Config, seed: int, search: int) -> Sequence[float]:
+        rng = np.random.default_rng(_number("noise", search, seed, sorted(_parameters(config).items())))
+        return list(_smooth(config, epochs) + _NOISE * (rng.standard_normal() + rng.standard_normal(epochs)))
+
+    return Setting(name=f"synthetic curves, {seeds} seed{'s' * (seeds > 1)}", tune=_TUNE, epochs=epochs, configs=configs, seeds=seeds,
+                   curve=curve, truth=lambda config: float(_smooth(config, epochs)[-1]), pace=lambda config: 0.5 + config["width"] / 64)
+
+
+# --- real curves ----------------------------------------------------------------------------------------------------------------------
+
+
+def _digits() -> Setting:
+    """A search sees the first seed of the table or the second; the truth is the mean of the two."""
+    table = halving_digits.read()
+    tune = "\n".join(f"{name} = [{', '.join(_toml(value) for value in values)}]" for name, values in halving_digits.SPACE.items())
+
+    def curve(config: Config, seed: int, search: int) -> Sequence[float]:
+        return [1 - accuracy for accuracy in table[halving_digits.key(config, (seed + search) % len(halving_digits.SEEDS))]]
+
+    def truth(config: Config) -> float:
+        return 1 - float(np.mean([max(table[halving_digits.key(config, seed)]) for seed in halving_digits.SEEDS]))
+
+    return Setting(name="digits, real trainings, 1 seed", tune=tune, epochs=halving_digits.EPOCHS, configs=32, seeds=1, curve=curve,
+                   truth=truth, pace=lambda config: 20 / math.sqrt(config["batch_size"]))
+
+
+def _toml(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
+
+
+# --- searching ------------------------------------------------------------------------------------------------------------------------
+
+
+def grid_of(setting: Setting, *, algorithm: str, configs: int, halving: bool, seed: int) -> Grid:
+    """The grid of one search."""
+    more = f"[search.halving]\nfirst = {FIRST}\nfactor = {FACTOR}\n" if halving else ""
+    return parse_grid(f"""
+[study]
+name = "halving"
+metric = "loss"
+seeds = {list(range(setting.seeds))}
+[job]
+run = "benchmarks.halving:nothing"
+metrics = ["loss"]
+[fixed]
+epochs = {setting.epochs}
+[tune]
+{setting.tune}
+[search]
+trials = {configs}
+wave = {WAVE}
+running = {WORKERS}
+algorithm = "{algorithm}"
+seed = {seed}
+{more}""")
+
+
+def search(setting: Setting, *, algorithm: str, configs: int, halving: bool, seed: int) -> list[tuple[float, float]]:
+    """One search: (epochs of all trials so far, what its choice is worth), whenever a trial has come to rest."""
+    path: list[tuple[float, float]] = []
+    truths: dict[int, float] = {}
+
+    def watch(simulation: Simulation) -> None:
+        leading = simulation.leading()
+        if leading:
+            if leading.number not in truths:
+                truths[leading.number] = setting.truth(simulation.trials[next(iter(leading.trials.values()))].config)
+            path.append((simulation.epochs, truths[leading.number]))
+
+    Simulation(grid_of(setting, algorithm=algorithm, configs=configs, halving=halving, seed=seed),
+               lambda config, of: setting.curve(config, of, seed), pace=setting.pace, watch=watch).run()
+    return path
+
+
+def expected_epochs(setting: Setting, configs: int) -> int:
+    """The epochs of a search with halving, if as many go on from each rung as its share is."""
+    ladder = rungs(FIRST, FACTOR, setting.epochs)
+    total, before = 0, 0
+    for rung, budget in enumerate(ladder):
+        seeds = seeds_at(rung, len(ladder), setting.seeds)
+        older = seeds_at(rung - 1, len(ladder), setting.seeds) if rung else 0
+        total += most_at(rung, configs, FACTOR) * (older * (budget - before) + (seeds - older) * budget)
+        before = budget
+    return total
+
+
+def configs_for(setting: Setting) -> int:
+    """How many configs a search with halving has for the epochs of the full search."""
+    configs = setting.configs
+    while expected_epochs(setting, configs + 1) <= setting.configs * setting.epochs * setting.seeds:
+        configs += 1
+    return configs
+
+
+# --- comparing ------------------------------------------------------------------------------------------------------------------------
+
+Path_ = Sequence[tuple[float, float]]
