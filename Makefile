@@ -8,7 +8,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup demo test test-slow test-slurm chaos lint bench-loader bench-throughput bench-start bench-launch bench-search clean
+.PHONY: help setup demo test test-slow test-slurm chaos lint bench-loader bench-throughput bench-start bench-launch bench-search bench-barrier bench-halving bench-confirm clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-17s %s\n' "$$name" "$$text"; done
@@ -54,6 +54,15 @@ bench-launch: setup  ## what 10,000 trials cost the launcher, on a Slurm that it
 
 bench-search: setup  ## how good the configs are that a search finds, against other tools' defaults; minutes, FULL=1 an hour
 	@$(PY) -m benchmarks.search $(if $(FULL),--full)
+
+bench-halving: setup  ## epochs that halving needs to the result of a search without it; minutes, FULL=1 half an hour
+	@$(PY) -m benchmarks.halving $(if $(FULL),--full)
+
+bench-confirm: setup  ## how much too good the reported best is, with and without [confirm]; a minute, FULL=1 a few
+	@$(PY) -m benchmarks.confirm $(if $(FULL),--full)
+
+bench-barrier: setup  ## how busy a search keeps its slots, with a barrier between waves and without
+	@$(PY) -m benchmarks.barrier
 
 clean:  ## remove .venv and caches; studies (runs/) and data (data/) stay
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

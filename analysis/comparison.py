@@ -103,7 +103,8 @@ def _draw_values(axis: Axes, data: pd.DataFrame, study: Study, place: dict[str, 
     for _, row in means.iterrows():
         y, shade = place[row["variant"]], colour[row["variant"]]
         if row["n"] == 0:
-            axis.text(0.01, y, "not confirmed" if study.search and study.search.confirmed else "no finished trial", transform=axis.get_yaxis_transform(), va="center", color=style.MUTED, fontsize=7)
+            axis.text(0.01, y, "not confirmed" if study.search and study.search.confirmed else "no finished trial",
+                      transform=axis.get_yaxis_transform(), va="center", color=style.MUTED, fontsize=7)
         elif row["n"] > 1:
             axis.plot([row["low"], row["high"]], [y, y], color=shade, lw=1.8, zorder=4, solid_capstyle="butt")
             axis.plot(row["value"], y, marker="D", ms=4.5, mfc="white", mec=shade, mew=1.3, zorder=5)
@@ -178,5 +179,6 @@ def _caption(data: pd.DataFrame, study: Study) -> str:
     missing = "" if study.reference in set(data.loc[data["kind"] == "seed", "variant"]) or not len(gaps) else (
         " The reference has no finished trial, so there are no differences.")
     text = study.selection()
-    standing = f"{study.standing()}. " if study.standing() else ""
+    notes = [study.standing(), study.openings() if data["metric"].iloc[0] == "test_acc" else ""]
+    standing = "".join(f"{note}. " for note in notes if note)
     return f"{study.name}: {study.counts()}. {standing}{left}.{right}{missing} {text[0].upper()}{text[1:]}."

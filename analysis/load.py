@@ -70,8 +70,12 @@ class Study:
         """
         done = self.trials[self.trials["status"] == "done"]
         if done.empty:
-            none = f"none of its {self.counts()}" if self.search is None else f"no config is fully trained yet ({self.counts()})"
-            raise AnalysisError(f"{self.name}: {none}. Nothing can be drawn yet; `python -m harness.launch GRID` goes on with it")
+            none, then = f"none of its {self.counts()}", "`python -m harness.launch GRID` goes on with it"
+            if self.search is not None:
+                hopeless = not self.search.trials["status"].isin(["unfinished", "pruned"]).any()
+                none = f"no config {'has a value' if hopeless else 'is fully trained yet'} ({self.counts()})"
+                then = f"`python -m harness.why {self.name}` says why" if hopeless else then
+            raise AnalysisError(f"{self.name}: {none}. Nothing can be drawn yet; {then}")
         twice = done[done.duplicated(["variant", "seed"])]
         if not twice.empty:
             row = twice.iloc[0]
@@ -108,8 +112,8 @@ class Study:
             return ""
         most = int(self.search.configs.groupby("variant").size().max())
         biased = "downwards" if self.mode == "min" else "upwards"
-        return (f"Not confirmed: each variant is the best of {'up to ' if most > 1 else ''}{plural(most, 'config')} by {self.metric}, chosen on "
-                f"the seeds that are shown. The best of many looks better than it is: {self.metric} is biased {biased}.")
+        return (f"Not confirmed: each variant is the best of {'up to ' if most > 1 else ''}{plural(most, 'config')} by {self.metric}, "
+                f"chosen on the seeds that are shown. The best of many looks better than it is: {self.metric} is biased {biased}.")
 
     def standing(self) -> str:
         """Which config stands for each variant, for captions; "" in a study without [tune]."""
@@ -118,9 +122,17 @@ class Study:
         if not self.search.confirmed:
             return "Each variant by its best fully trained config"
         extreme = "lowest" if self.mode == "min" else "highest"
-        text = f"Each variant by its winner: of the configs trained again on fresh seeds, the one with the {extreme} mean {self.metric} there"
+        most = int(self.search.configs[self.search.configs["confirmed"].notna()].groupby("variant").size().max())
+        of = f"of up to {most} configs" if most > 1 else "the config"
+        text = f"Each variant by its winner, {of} trained again on fresh seeds" + (
+            f" the one with the {extreme} mean {self.metric} there" if most > 1 else "")
         text += "; more are still being trained, so the winners may change" if self.search.running() else ""
-        return text + (f". The test split opened {self.search.openings} times" if self.search.openings > 1 else "")
+        return text
+
+    def openings(self) -> str:
+        """What must be said where test values are shown: that the test split was opened more than once; else ""."""
+        tested = self.search is not None and "test_acc" in self.trials and self.trials["test_acc"].notna().any()
+        return f"Test split opened {self.search.openings} times" if self.search and tested and self.search.openings > 1 else ""
 
 
 def plural(n: int, noun: str) -> str:

@@ -7,17 +7,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis import style
 from analysis.load import AnalysisError, Study
-from analysis.search import CONFIRMED, beyond, draw_configs, limits, rung_key, rung_marks, searched, shown_variants
+from analysis.search import CONFIRMED, EARLY, beyond, draw_configs, limits, rung_key, rung_marks, searched, shown_variants
 from analysis.winners import Tuned
 
 NAME = "parameters"
 MAX_PANELS = 16
 """Most parameters that are drawn, in the grid's order; the table behind the figure holds all."""
-COLUMNS = 4
+COLUMNS = (3, 4)
+"""Panels side by side, whichever leaves fewer places empty."""
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def table(study: Study) -> pd.DataFrame:
@@ -46,11 +48,11 @@ def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
     variants = shown_variants(study, len(study.variants))
     tuned = [t for t in searched(study).tuned if (data["parameter"] == t.name).any()]
     drawn = tuned[:MAX_PANELS]
-    columns = min(COLUMNS, max(2, len(drawn)))
+    columns = min(COLUMNS, key=lambda c: (-len(drawn) % c, -c)) if len(drawn) > max(COLUMNS) else max(2, len(drawn))
     bands = math.ceil(len(drawn) / columns)
     figure.set_size_inches(style.WIDTH_IN, 1.95 * bands + 0.5)
     axes = figure.subplots(bands, columns, squeeze=False, sharey=True)
-    marks, (low, high) = rung_marks(data), limits(data, study.mode)
+    marks, (low, high) = rung_marks(data), limits(data.drop_duplicates(["variant", "config"]), study.metric, study.mode)
     for i, axis in enumerate(axes.flat):
         axis.set_visible(i < len(drawn))
         if i < len(drawn):
@@ -70,7 +72,7 @@ def _draw_parameter(axis: Axes, rows: pd.DataFrame, tuned: Tuned, study: Study, 
     if words or tuned.choices:
         order = list(dict.fromkeys([*tuned.choices, *rows["setting"]]))
         at = rows["setting"].map({v: i for i, v in enumerate(order)}).astype(float) + _aside(rows, variants)
-        names = [style.wrap(str(v).lower() if isinstance(v, (bool, np.bool_)) else f"{v:g}" if isinstance(v, float) else str(v), 12) for v in order]
+        names = [style.wrap(_choice(v), 12) for v in order]
         crowded = len(order) > 5 or sum(max(map(len, n.split("\n"))) for n in names) > 24
         axis.set_xticks(range(len(order)), names, rotation=90 if crowded else 0, fontsize=7)
         axis.set_xlim(-0.6, len(order) - 0.4)
@@ -80,10 +82,15 @@ def _draw_parameter(axis: Axes, rows: pd.DataFrame, tuned: Tuned, study: Study, 
         _scale(axis, at, tuned)
     for variant in variants:
         mine = rows["variant"] == variant
-        draw_configs(axis, at[mine], rows[mine], study.mode, marks, colour=colour[variant])
+        others = colour[variant] if 1 < len(variants) <= len(style.COLOURS) else style.MUTED
+        draw_configs(axis, at[mine], rows[mine], study.mode, marks, colour=colour[variant], others=others)
         chosen = mine & rows["chosen"] & ~beyond(rows, axis.get_ylim())
-        axis.plot(at[chosen], rows.loc[chosen, "value"], ls="", marker="o", ms=7.5, mfc="none", mec=CONFIRMED if len(variants) < 2 else style.INK,
-                  mew=1.0, zorder=6)
+        axis.plot(at[chosen], rows.loc[chosen, "value"], ls="", marker="o", ms=7.5, mfc="none", mew=1.0, zorder=6,
+                  mec=CONFIRMED if len(variants) < 2 else style.INK)
+
+
+def _choice(value: object) -> str:
+    return str(value).lower() if isinstance(value, (bool, np.bool_)) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _aside(rows: pd.DataFrame, variants: list[str]) -> "pd.Series[float]":
@@ -101,15 +108,25 @@ def _scale(axis: Axes, at: "pd.Series[float]", tuned: Tuned) -> None:
     if tuned.log and low > 0:
         axis.set_xscale("log")
         ratio = high / low
-        axis.xaxis.set_major_locator(LogLocator(subs=(1.0,) if ratio > 100 else (1.0, 2.0, 5.0) if ratio < 20 else (1.0, 3.0), numticks=5))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0,) if ratio > 100 else (1.0, 2.0, 5.0) if ratio < 20 else (1.0, 3.0), numticks=4))
         axis.xaxis.set_minor_locator(NullLocator())
         pad = max(ratio, 1.5) ** 0.05
         axis.set_xlim(low / pad, high * pad)
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
     else:
-        pad = 0.05 * (high - low) or 0.5 * abs(low) or 0.5
+        pad = 0.05 * (high - low) or 0.1 * abs(low) or 0.5
         axis.set_xlim(low - pad, high + pad)
         axis.xaxis.set_major_locator(style.round_ticks(most=4))
-    axis.xaxis.set_major_formatter(style.tick_format(tuned.name if not tuned.name.endswith("acc") else "x"))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(value, 9):g}".replace("-", "−")))
+
+
+def _power(value: float) -> str:
+    """A tick of a logarithmic axis: "0.05", "100", "10⁻⁴", "3·10⁻⁴"."""
+    digit, _, power = f"{value:.0e}".partition("e")
+    if -3 <= int(power) <= 3:
+        return f"{value:g}"
+    ten = f"10{str(int(power)).translate(_SUPERSCRIPTS)}"
+    return ten if digit == "1" else f"{digit}·{ten}"
 
 
 def _key(data: pd.DataFrame, marks: dict[int, str], study: Study, variants: list[str]) -> list[Line2D]:
@@ -124,9 +141,9 @@ def _key(data: pd.DataFrame, marks: dict[int, str], study: Study, variants: list
 
 def _caption(data: pd.DataFrame, study: Study, limits: tuple[float, float], left_out: int) -> str:
     name = "winners" if study.search and study.search.confirmed else "best configs"
-    parts = [f"{study.name}: {study.counts()}", f"Each mark: one config, its mean {study.metric} over its seeds in the search, against one of "
-             "its parameters; the others differ too", f"Ringed: the {name}"]
-    parts += ["What was stopped early is measured after fewer epochs and compares within its rung only"] if data["epochs"].notna().any() else []
+    parts = [f"{study.name}: {study.counts()}", f"Each mark: one config, its mean {study.metric} over its seeds in the search, against "
+             "one of its parameters; the others differ too", f"Ringed: the {name}"]
+    parts += [EARLY] if rung_marks(data) else []
     parts += ["Colour does not tell the variants apart, there are too many"] if len(study.variants) > len(style.COLOURS) else []
     parts += ["Arrows: values beyond the axis"] if beyond(data, limits).any() else []
     configs = len(study.search.configs) if study.search else 0

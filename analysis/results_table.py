@@ -91,7 +91,7 @@ def markdown(data: pd.DataFrame, study: Study) -> str:
                               ended=stats.endings(study.trials))
     if study.search is not None:
         verdicts += winners.sentences(study.search, study.metric, mode=study.mode, variants=study.variants)
-        text = f"{study.standing()}. {text[0].upper()}{text[1:]}"
+        text = "".join(f"{note}. " for note in (study.standing(), study.openings()) if note) + f"{text[0].upper()}{text[1:]}"
     warning = [f"**{_cell(study.warning())}**", ""] if study.warning() else []
     return "\n".join([f"# {_cell(study.name)}", "", *warning, *lines, "", spread + f" {text[0].upper()}{text[1:]}; "
                       f"the last training loss is that of the last epoch. {study.counts()[0].upper()}{study.counts()[1:]}.", "",

@@ -16,14 +16,15 @@ from analysis.search import CONFIRMED, searched, shown_variants
 from analysis.winners import NO_VALUE
 
 NAME = "rungs"
+STOPPED = "#a8a8a8"
 
 
 def table(study: Study) -> pd.DataFrame:
     """What is drawn: a row for each config and epoch of the search.
 
     Returns:
-        variant, config, status, rung (epochs after which the config was stopped; empty when it was granted all), epoch, n, value (mean of the
-        metric over the config's seeds at this epoch, not the best one so far), chosen.
+        variant, config, status, rung (epochs after which the config was stopped; empty when it was granted all), epoch, n, value (mean of
+        the metric over the config's seeds at this epoch, not the best one so far), chosen.
 
     Raises:
         AnalysisError: the study has no [tune], no config has a value, or there are no epochs.
@@ -49,9 +50,10 @@ def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
     variants = [v for v in shown_variants(study) if v in present]
     shown = data[data["variant"].isin(variants)]
     ladder = sorted({*map(int, shown["rung"].dropna()), int(shown["epoch"].max())})
-    axes = style.panels(figure, variants)
-    low, high = style.informative(_late(shown, ladder[0]), study.mode)
-    for i, (axis, variant) in enumerate(zip(axes, variants, strict=True)):
+    axes = style.panels(figure, variants, x="epoch (logarithmic)", y=style.axis_label(study.metric))
+    ends = shown.dropna(subset=["value"]).groupby(["variant", "config"])["value"].last()
+    low, high = style.informative(ends.tolist(), study.mode)
+    for axis, variant in zip(axes, variants, strict=True):
         axis.set_xscale("log")
         axis.set_xlim(min(1, ladder[0]) * 0.93, ladder[-1] * 1.07)
         axis.set_ylim(low, high)
@@ -59,36 +61,31 @@ def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(style.tick_format("epoch"))
         axis.yaxis.set_major_formatter(style.tick_format(study.metric))
-        _draw_variant(axis, shown[shown["variant"] == variant])
-        if axis.get_subplotspec().is_first_col():  # type: ignore[union-attr]
-            axis.set_ylabel(style.axis_label(study.metric))
-        if i + axes[0].get_subplotspec().get_gridspec().ncols >= len(axes):  # type: ignore[union-attr]
-            axis.set_xlabel("epoch (logarithmic)")
+        _draw_variant(axis, shown[shown["variant"] == variant], study.mode)
     style.key(figure, _key(shown, study))
-    style.caption(figure, _caption(shown, study))
+    style.caption(figure, _caption(shown, study, beyond=bool(((ends < low) | (ends > high)).any())))
 
 
-def _late(data: pd.DataFrame, first: int) -> list[float]:
-    """The values that decide the range of the axis: those at the first rung and later, as training begins far from there."""
-    values: list[float] = data.loc[data["epoch"] >= first, "value"].dropna().tolist()
-    return values or data["value"].dropna().tolist() or [0.0]
-
-
-def _draw_variant(axis: Axes, rows: pd.DataFrame) -> None:
+def _draw_variant(axis: Axes, rows: pd.DataFrame, mode: str) -> None:
+    low, high = axis.get_ylim()
     for _, curve in rows.groupby("config", sort=False):
         known = curve.dropna(subset=["value"])
         if known.empty:
             continue
         last, stopped = known.iloc[-1], bool(known["rung"].notna().iloc[0])
         if last["chosen"]:
-            look, zorder = {"color": CONFIRMED, "lw": 1.7}, 5
+            colour, width, zorder = CONFIRMED, 1.7, 5
         elif stopped or last["status"] != "done":
-            look, zorder = {"color": "#a8a8a8", "lw": 0.8}, 2
+            colour, width, zorder = STOPPED, 0.8, 2
         else:
-            look, zorder = {"color": style.ACCENT, "lw": 1.1}, 4
-        axis.plot(known["epoch"], known["value"], zorder=zorder, **look)
+            colour, width, zorder = style.ACCENT, 1.1, 4
+        axis.plot(known["epoch"], known["value"], color=colour, lw=width, zorder=zorder)
+        if not low <= last["value"] <= high:
+            edge, arrow = (0.965, "^") if mode == "min" else (0.035, "v")
+            axis.plot(last["epoch"], edge, marker=arrow, ms=3.6, mew=0, color=colour, transform=axis.get_xaxis_transform(), zorder=zorder)
+            continue
         mark = "x" if last["status"] in NO_VALUE else "o"
-        axis.plot(last["epoch"], last["value"], marker=mark, ms=4 if mark == "x" else 3, mew=1 if mark == "x" else 0, color=look["color"],
+        axis.plot(last["epoch"], last["value"], marker=mark, ms=4 if mark == "x" else 3, mew=1 if mark == "x" else 0, color=colour,
                   zorder=zorder)
 
 
@@ -96,19 +93,21 @@ def _key(data: pd.DataFrame, study: Study) -> list[Line2D]:
     found = data.drop_duplicates(["variant", "config"])
     full = (found["status"] == "done") & ~found["chosen"]
     name = "winner" if study.search and study.search.confirmed else "best"
-    lines = [("#a8a8a8", 0.8, "stopped at a rung", (found["status"] == "pruned") & ~found["chosen"]),
+    lines = [(STOPPED, 0.8, "stopped at a rung", (found["status"] == "pruned") & ~found["chosen"]),
              (style.ACCENT, 1.1, "fully trained", full), (CONFIRMED, 1.7, name, found["chosen"])]
     handles = [Line2D([], [], color=colour, lw=lw, label=label) for colour, lw, label, which in lines if which.any()]
     without = [s for s in NO_VALUE if (found["status"] == s).any()]
-    return handles + ([Line2D([], [], ls="", marker="x", ms=4, mew=1, color="#a8a8a8", label=", ".join(without))] if without else [])
+    return handles + ([Line2D([], [], ls="", marker="x", ms=4, mew=1, color=STOPPED, label=", ".join(without))] if without else [])
 
 
-def _caption(data: pd.DataFrame, study: Study) -> str:
-    rungs = sorted(map(int, data["rung"].dropna().unique()))
+def _caption(data: pd.DataFrame, study: Study, *, beyond: bool) -> str:
     ended = data.drop_duplicates(["variant", "config"])
+    ended = ended[ended["status"] == "pruned"]
+    rungs = sorted(map(int, ended["rung"].dropna().unique()))
     counts = ", ".join(f"{int((ended['rung'] == r).sum())} after {r}" for r in rungs)
-    parts = [f"{study.name}: {study.counts()}", "Each line: one config of the search, the mean over the seeds it has, at each epoch as it was",
-             f"Stopped so far: {counts} epochs", "No smoothing"]
+    parts = [f"{study.name}: {study.counts()}", "Each line: one config of the search, the mean over the seeds it has, at each epoch as it "
+             "was", f"Stopped so far: {counts} epochs", "No smoothing"]
+    parts += ["Arrows: those that ended beyond the axis"] if beyond else []
     left_out = len(study.variants) - data["variant"].nunique()
     parts += [f"Shown: {data['variant'].nunique()} of {len(study.variants)} variants"] if left_out else []
     return ". ".join(parts) + "."

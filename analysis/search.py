@@ -21,6 +21,7 @@ MAX_PANELS = 12
 """Most variants that are drawn; the table behind the figure holds all."""
 RUNGS = ("o", "s", "^", "D", "v", "p")
 """Marks of the rungs, the lowest first; hollow."""
+EARLY = "What was stopped early is measured after fewer epochs and compares within its rung only"
 CONFIRMED, WITHOUT = "#D55E00", "x"
 """The colour of what was confirmed, and the mark of configs without a value."""
 
@@ -29,8 +30,9 @@ def table(study: Study) -> pd.DataFrame:
     """What is drawn, variant by variant.
 
     Returns:
-        kind ("config"; "confirmed" for a mean over fresh seeds, "seed" for one of those), variant, config, seed, status, epochs (of the rung
-        that a stopped config got to), n, value, low, high (t, 95 %), best_so_far (of the fully trained configs up to this one), chosen.
+        kind ("config"; "confirmed" for a mean over fresh seeds, "seed" for one of those), variant, config, seed, status, epochs (of the
+        rung that a stopped config got to), n, value, low, high (t, 95 %), best_so_far (of the fully trained configs up to this one),
+        chosen.
 
     Raises:
         AnalysisError: the study has no [tune], or no config has a value.
@@ -79,7 +81,8 @@ def shown_variants(study: Study, most: int = MAX_PANELS) -> list[str]:
 
 def rung_marks(data: pd.DataFrame) -> dict[int, str]:
     """The mark of each rung that configs were stopped at, by its epochs."""
-    return {int(epochs): RUNGS[min(i, len(RUNGS) - 1)] for i, epochs in enumerate(sorted(data["epochs"].dropna().unique()))}
+    stopped = data.loc[data["value"].notna(), "epochs"].dropna()
+    return {int(epochs): RUNGS[min(i, len(RUNGS) - 1)] for i, epochs in enumerate(sorted(stopped.unique()))}
 
 
 def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
@@ -87,27 +90,39 @@ def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
     variants = shown_variants(study)
     shown = data[data["variant"].isin(variants)]
     marks, last = rung_marks(shown), int(shown["config"].max())
-    low, high = limits(shown, study.mode)
+    low, high = limits(shown, study.metric, study.mode)
     right = last + max(1.0, 0.06 * (last + 1))
-    axes = style.panels(figure, variants)
-    for i, (axis, variant) in enumerate(zip(axes, variants, strict=True)):
+    axes = style.panels(figure, variants, x="config, in the order of proposal", y=style.axis_label(study.metric))
+    for axis, variant in zip(axes, variants, strict=True):
         axis.set_ylim(low, high)
         axis.set_xlim(-0.03 * (last + 1) - 0.5, (right if shown["kind"].eq("confirmed").any() else last) + 0.04 * (last + 1) + 0.5)
-        axis.xaxis.set_major_locator(style.round_ticks(whole=True))
+        ticks = style.round_ticks(whole=True).tick_values(0, max(last, 1))
+        axis.set_xticks([tick for tick in ticks if 0 <= tick <= last])  # what was confirmed stands beside the numbers, at none of them
+        if (shown["kind"] == "confirmed").any():
+            axis.axvline((last + right) / 2, color=style.FAINT, lw=0.8, zorder=1)
         axis.yaxis.set_major_formatter(style.tick_format(study.metric))
         _draw_variant(axis, shown[shown["variant"] == variant], study.mode, marks, right)
-        if axis.get_subplotspec().is_first_col():  # type: ignore[union-attr]
-            axis.set_ylabel(style.axis_label(study.metric))
-        if i + (axes[0].get_subplotspec().get_gridspec().ncols) >= len(axes):  # type: ignore[union-attr]
-            axis.set_xlabel("config, in the order of proposal")
     style.key(figure, _key(shown, marks))
     style.caption(figure, _caption(shown, study, (low, high)))
 
 
-def limits(data: pd.DataFrame, mode: str) -> tuple[float, float]:
+def limits(data: pd.DataFrame, metric: str, mode: str) -> tuple[float, float]:
     """The informative range of the values, with room at the worse edge where configs without a value are marked."""
-    low, high = style.informative(data["value"].tolist(), mode)
-    room = 0.1 * (high - low) if data["status"].isin(NO_VALUE).any() or beyond(data, (low, high)).any() else 0.0
+    of_configs = data["kind"] == "config" if "kind" in data else data["value"].notna()
+    low, high = style.informative(data.loc[of_configs, "value"].tolist(), mode)
+    again = data[~of_configs & data["chosen"]]
+    far = 0.5 * (high - low)  # an interval of a few seeds may be as wide as everything else
+    low = min([low, *again["value"].dropna(), *again.get("low", again["value"]).clip(lower=low - far).dropna() - far / 25])
+    high = max([high, *again["value"].dropna(), *again.get("high", again["value"]).clip(upper=high + far).dropna() + far / 25])
+    high = min(high, 1 + 0.05 * (1 - low)) if stats.is_share(metric) else high
+    if not data["status"].isin(NO_VALUE).any() and not beyond(data[of_configs], (low, high)).any():
+        return low, high
+    values, room = data["value"].dropna(), 0.1 * (high - low)
+    for _ in range(5):  # what lies just beyond would show in that room, below the marks at the edge: the axis rather has it too
+        if mode == "min":
+            high = max(high, values[values < high + room].max() + 0.2 * room)
+        else:
+            low = min(low, values[values > low - room].min() - 0.2 * room)
     return (low, high + room) if mode == "min" else (low - room, high)
 
 
@@ -116,19 +131,24 @@ def beyond(data: pd.DataFrame, limits: tuple[float, float]) -> "pd.Series[bool]"
     return (data["value"] < limits[0]) | (data["value"] > limits[1])
 
 
-def draw_configs(axis: Axes, x: "pd.Series[float]", rows: pd.DataFrame, mode: str, marks: dict[int, str], *, colour: str) -> None:
-    """The configs of `rows` at `x`: dots in colour for the fully trained, hollow grey marks for those stopped at a rung, crosses at the worse
-    edge for those without a value and arrows there for those beyond it. The axis has its limits already."""
+def draw_configs(axis: Axes, x: "pd.Series[float]", rows: pd.DataFrame, mode: str, marks: dict[int, str], *, colour: str,
+                 others: str = style.MUTED) -> None:
+    """The configs of `rows` at `x`: dots in colour for the fully trained, hollow marks for those stopped at a rung, crosses at the worse
+    edge for those without a value and arrows there for those beyond it. The axis has its limits already.
+
+    Args:
+        others: the colour of all but the fully trained.
+    """
     edge, arrow = (0.965, "^") if mode == "min" else (0.035, "v")
     at_edge = axis.get_xaxis_transform()
     out, none = beyond(rows, axis.get_ylim()), rows["value"].isna()
     full, stopped = ~out & rows["epochs"].isna() & ~none, ~out & rows["epochs"].notna() & ~none
     for epochs, mark in marks.items():
         part = stopped & (rows["epochs"] == epochs)
-        axis.plot(x[part], rows.loc[part, "value"], ls="", marker=mark, ms=3.6, mfc="white", mec=style.MUTED, mew=0.8, zorder=3)
+        axis.plot(x[part], rows.loc[part, "value"], ls="", marker=mark, ms=3.6, mfc="white", mec=others, mew=0.8, zorder=3)
     axis.plot(x[full], rows.loc[full, "value"], ls="", marker="o", ms=4, mew=0, color=colour, zorder=4)
-    axis.plot(x[out], np.full(int(out.sum()), edge), ls="", marker=arrow, ms=3.6, mew=0, color=style.MUTED, transform=at_edge, zorder=3)
-    axis.plot(x[none], np.full(int(none.sum()), edge), ls="", marker=WITHOUT, ms=4, mew=0.9, color=style.MUTED, transform=at_edge, zorder=3)
+    axis.plot(x[out], np.full(int(out.sum()), edge), ls="", marker=arrow, ms=3.6, mew=0, color=others, transform=at_edge, zorder=3)
+    axis.plot(x[none], np.full(int(none.sum()), edge), ls="", marker=WITHOUT, ms=4, mew=0.9, color=others, transform=at_edge, zorder=3)
 
 
 def _draw_variant(axis: Axes, rows: pd.DataFrame, mode: str, marks: dict[int, str], right: float) -> None:
@@ -154,7 +174,7 @@ def _draw_variant(axis: Axes, rows: pd.DataFrame, mode: str, marks: dict[int, st
 def _key(data: pd.DataFrame, marks: dict[int, str]) -> list[Line2D]:
     configs = data[data["kind"] == "config"]
     handles = rung_key(configs, marks, style.ACCENT)
-    if configs["best_so_far"].notna().any():
+    if configs.groupby("variant")["best_so_far"].count().gt(1).any():
         handles.append(Line2D([], [], color=style.ACCENT, lw=0.9, alpha=0.7, label="best so far"))
     if (data["kind"] == "confirmed").any():
         handles.append(Line2D([], [], ls="", marker="D", ms=4.5, mfc="white", mec=CONFIRMED, mew=1.3, label="confirmed on fresh seeds"))
@@ -163,8 +183,8 @@ def _key(data: pd.DataFrame, marks: dict[int, str]) -> list[Line2D]:
 
 def rung_key(configs: pd.DataFrame, marks: dict[int, str], colour: str) -> list[Line2D]:
     """The key of what `draw_configs` draws."""
-    handles = [Line2D([], [], ls="", marker=mark, ms=3.6, mfc="white", mec=style.MUTED, mew=0.8, label=f"stopped after {plural(epochs, 'epoch')}")
-               for epochs, mark in marks.items()]
+    handles = [Line2D([], [], ls="", marker=mark, ms=3.6, mfc="white", mec=style.MUTED, mew=0.8,
+                      label=f"stopped after {plural(epochs, 'epoch')}") for epochs, mark in marks.items()]
     if marks and configs["status"].eq("done").any():
         handles.append(Line2D([], [], ls="", marker="o", ms=4, mew=0, color=colour, label="fully trained"))
     found = [s for s in dict.fromkeys((*NO_VALUE, *configs["status"])) if s not in ("done", "pruned") and (configs["status"] == s).any()]
@@ -177,8 +197,8 @@ def _caption(data: pd.DataFrame, study: Study, limits: tuple[float, float]) -> s
     search = searched(study)
     configs, means = data[data["kind"] == "config"], data[data["kind"] == "confirmed"]
     parts = [f"{study.name}: {study.counts()}", f"Each mark: one config, its mean {study.metric} over its seeds"]
-    parts += ["What was stopped early is measured after fewer epochs and compares within its rung only"] if search.halved else []
-    parts += ["Line: the best fully trained config so far"] if configs["best_so_far"].notna().any() else []
+    parts += [EARLY] if search.halved else []
+    parts += ["Line: the best fully trained config so far"] if configs.groupby("variant")["best_so_far"].count().gt(1).any() else []
     if len(means):
         least, most = int(means["n"].min()), int(means["n"].max())
         seeds = plural(most, "fresh seed") if least == most else f"{least} to {most} fresh seeds"

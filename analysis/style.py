@@ -106,22 +106,26 @@ def warning(figure: Figure, text: str) -> None:
     if not text:
         return
     width_in, height_in = figure.get_size_inches()
-    lines = textwrap.wrap(text, int(width_in * 17))
+    lines = textwrap.wrap(text, int(width_in * 15))
     figure.set_size_inches(width_in, height_in + 0.14 + 0.15 * len(lines))
     figure.suptitle("\n".join(lines), x=0.1 / width_in, ha="left", fontsize=7.5, color=WARNING, fontweight="bold", linespacing=1.3)
 
 
-def panels(figure: Figure, names: Sequence[str], *, height_in: float = 1.7) -> list[Axes]:
-    """One titled panel for each name, at most three in a row, with common axes; sets the figure's size."""
+def panels(figure: Figure, names: Sequence[str], *, x: str, y: str) -> list[Axes]:
+    """One titled panel for each name, at most three in a row, with common axes that are labelled at the edges; sets the figure's size."""
     columns = min(len(names), 3 if len(names) != 4 else 2)
     bands = -(-len(names) // columns)
     titles = [wrap(name, 105 // columns) for name in names]
     lines = max(title.count("\n") + 1 for title in titles)
-    figure.set_size_inches(WIDTH_IN, bands * (height_in + 0.14 * lines * (len(names) > 1)) + (0.6 if bands > 1 else 1.1))
+    figure.set_size_inches(WIDTH_IN, bands * (1.7 + 0.14 * lines * (len(names) > 1)) + (0.6 if bands > 1 else 1.1))
     axes = figure.subplots(bands, columns, squeeze=False, sharex=True, sharey=True)
     for i, axis in enumerate(axes.flat):
         axis.set_visible(i < len(names))
-        axis.tick_params(labelbottom=i + columns >= len(names))
+        if i + columns >= len(names):
+            axis.set_xlabel(x)
+            axis.tick_params(labelbottom=True)
+        if i % columns == 0:
+            axis.set_ylabel(y)
         if i < len(names) and len(names) > 1:
             axis.set_title(titles[i], fontsize=7.5, loc="left")
     return list(axes.flat[:len(names)])
@@ -132,8 +136,8 @@ def key(figure: Figure, handles: Sequence[Artist]) -> None:
     if handles:
         width_in, height_in = figure.get_size_inches()
         figure.set_size_inches(width_in, height_in + 0.2 * -(-len(handles) // 5))
-        figure.legend(handles=list(handles), loc="outside upper left", ncols=min(5, len(handles)), frameon=False, fontsize=7, handlelength=1.4,
-                      columnspacing=1.2, handletextpad=0.5, borderaxespad=0.2, labelspacing=0.3)
+        figure.legend(handles=list(handles), loc="outside upper left", ncols=min(5, len(handles)), frameon=False, fontsize=7,
+                      handlelength=1.4, columnspacing=1.2, handletextpad=0.5, borderaxespad=0.2, labelspacing=0.3)
 
 
 def informative(values: Sequence[float], mode: str) -> tuple[float, float]:

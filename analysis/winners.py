@@ -47,7 +47,7 @@ class Search:
     @property
     def halved(self) -> bool:
         """Whether configs were stopped at rungs."""
-        return bool(self.configs["epochs"].notna().any())
+        return bool(self.configs.loc[self.configs["value"].notna(), "epochs"].notna().any())
 
     def running(self) -> bool:
         """Whether trials of the confirmation are not finished."""
@@ -73,33 +73,34 @@ def search_of(trials: pd.DataFrame, metric: str, mode: str, tuned: Sequence[Tune
 def _guessed(trials: pd.DataFrame) -> tuple[Tuned, ...]:
     """The parameters that differ between configs of one variant, for tables that do not say what was tuned."""
     names = [c for c in trials.columns if c.startswith("param_")]
-    differ = trials.groupby("variant")[names].nunique().gt(1).any() if names else {}
-    return tuple(Tuned(name=name.removeprefix("param_")) for name in names if differ[name])
+    return tuple(Tuned(name=name.removeprefix("param_")) for name in names if trials.groupby("variant")[name].nunique().gt(1).any())
 
 
 def configs(trials: pd.DataFrame, metric: str, mode: str) -> pd.DataFrame:
     """One row for each config of each variant, in the order of proposal.
 
     Returns:
-        variant, config, status ("done", "pruned", or one of `NO_VALUE`), epochs (the rung that it has got to; empty when it was granted all),
-        n and value (mean of the metric over the seeds of that rung; empty unless every one has a finite value, as the harness decides),
-        confirmed_n, confirmed (mean over fresh seeds, likewise), confirmed_half_width (t, 95 %), chosen (whether it stands for its variant).
+        variant, config, status ("done", "pruned", or one of `NO_VALUE`), epochs (the rung that it has got to; empty when it was granted
+        all), n and value (mean of the metric over the seeds of that rung; empty unless every one has a finite value, as the harness
+        decides), confirmed_n, confirmed (mean over fresh seeds, likewise), confirmed_half_width (t, 95 %), chosen (whether it stands for
+        its variant).
     """
     cells: dict[tuple[str, int], dict[str, list[tuple[float, str, float]]]] = {}
     columns = [trials[name] for name in ("variant", "config", "phase", "budget", "status")]
     values = trials[metric].to_numpy(dtype=float, na_value=math.nan)
     for variant, config, phase, budget, status, value in zip(*columns, values, strict=True):
         cell = cells.setdefault((str(variant), int(config)), {"search": [], "confirm": []})
-        cell["confirm" if phase == "confirm" else "search"].append((math.inf if pd.isna(budget) else float(budget), str(status), float(value)))
+        epochs = math.inf if pd.isna(budget) else float(budget)
+        cell["confirm" if phase == "confirm" else "search"].append((epochs, str(status), float(value)))
     rows = []
     place = {variant: i for i, variant in enumerate(dict.fromkeys(variant for variant, _ in cells))}
     for (variant, config), cell in sorted(cells.items(), key=lambda item: (place[item[0][0]], item[0][1])):
-        granted = max((budget for budget, _, _ in cell["search"]), default=math.inf)
-        status, search = _judged([(s, v) for budget, s, v in cell["search"] if budget == granted])
+        granted = max((epochs for epochs, _, _ in cell["search"]), default=math.inf)
+        status, search = _judged([(s, v) for epochs, s, v in cell["search"] if epochs == granted])
         again, fresh = _judged([(s, v) for _, s, v in cell["confirm"]])
         confirmed = stats.summarise(fresh if again == "done" else [])
-        rows.append((variant, config, status, None if math.isinf(granted) or status == "done" else int(granted), len(search), stats.summarise(search).mean,
-                     confirmed.n, confirmed.mean, confirmed.half))
+        rung = None if math.isinf(granted) or status == "done" else int(granted)
+        rows.append((variant, config, status, rung, len(search), stats.summarise(search).mean, confirmed.n, confirmed.mean, confirmed.half))
     out = pd.DataFrame(rows, columns=["variant", "config", "status", "epochs", "n", "value", "confirmed_n", "confirmed",
                                       "confirmed_half_width"]).astype({"epochs": "Int64"})
     by = "confirmed" if out["confirmed"].notna().any() else "value"
@@ -136,7 +137,6 @@ def _sentence(variant: str, search: Search, metric: str, mode: str) -> str:
     rows = search.configs[search.configs["variant"] == variant]
     chosen, best = search.chosen(variant), _best(rows, mode)
     unit = " %" if stats.is_share(metric) else ""
-    of = "its only config" if len(rows) == 1 else f"of {len(rows)} configs"
 
     def said(row: "pd.Series[float]") -> str:
         value = f"{stats.show(float(row['value']), metric)}{unit}"
@@ -155,14 +155,25 @@ def _sentence(variant: str, search: Search, metric: str, mode: str) -> str:
         row = best if chosen is None else chosen
         assert row is not None
         partly = " so far" if chosen is None and not pd.isna(row["epochs"]) else ""
-        return f"{variant}: {of}, config {row['config']} is the best{partly} by {metric}: {said(row)}, not confirmed"
-    text = f"{variant}: {of}, config {chosen['config']} {'was confirmed' if len(rows) == 1 else 'won'} by {metric}: "
+        of = "the only one" if len(rows) == 1 else f"the best{partly} of {len(rows)} by {metric}"
+        return f"{variant}: config {row['config']}, {of}: {said(row)}, not confirmed"
+    text = f"{variant}: config {chosen['config']}, {'the only one' if len(rows) == 1 else f'the winner of {len(rows)} by {metric}'}: "
     text += f"{said(chosen)}, {confirmed(chosen)}" if math.isfinite(float(chosen["value"])) else confirmed(chosen)
     others = rows[~rows["chosen"] & rows["confirmed"].notna()]
     if best is not None and best["config"] != chosen["config"]:
         text += f"; the search's best was config {best['config']}: {said(best)}"
         text += f", {confirmed(best)}" if best["config"] in set(others["config"]) else ", not confirmed"
+    first = others[(others["config"] == 0) & (best is None or best["config"] != 0)]
+    if not first.empty and _tested(search, variant, 0):  # beside the winner only what the grid says to try first is tested
+        text += f"; config 0, which the grid says to try first: {confirmed(first.iloc[0])}"
     return text
+
+
+def _tested(search: Search, variant: str, config: int) -> bool:
+    """Whether the test split was opened for a config."""
+    trials = search.trials
+    mine = (trials["variant"] == variant) & (trials["config"] == config)
+    return "test_opening" in trials and bool(trials.loc[mine, "test_opening"].notna().any())
 
 
 def _best(rows: pd.DataFrame, mode: str) -> "pd.Series[float] | None":

@@ -1,7 +1,7 @@
 """How many epochs successive halving needs to get as far as a search that trains every config to its end.
 
-    python -m benchmarks.halving                    # short form, minutes: 20 seeds
-    python -m benchmarks.halving --full             # 50 seeds, kept in benchmarks/results/halving.txt
+    python -m benchmarks.halving                    # short form, minutes: 10 searches of every kind in the two settings that are judged
+    python -m benchmarks.halving --full             # 20 of them, in all settings; kept in benchmarks/results/halving.txt
 
 Two settings, both simulated through the code that decides in a real search (benchmarks/search_simulation.py): learning curves from a
 formula, and a table of real trainings of the digits (benchmarks/halving_digits.py). The result of a search at any moment is the true value
@@ -9,12 +9,11 @@ after the whole training of the config that it would choose then; the epochs are
 """
 
 import argparse
-import functools
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +50,11 @@ class Setting:
     """Config -> the loss after the whole training, without chance."""
     pace: Callable[[Config], float]
     """Config -> how long an epoch takes, in any unit."""
+
+    @property
+    def all_epochs(self) -> int:
+        """Of the full search."""
+        return self.configs * self.epochs * self.seeds
 
 
 def _number(*of: object) -> int:
@@ -101,8 +105,9 @@ def _synthetic(*, epochs: int, configs: int, seeds: int) -> Setting:
         rng = np.random.default_rng(_number("noise", search, seed, sorted(_parameters(config).items())))
         return list(_smooth(config, epochs) + _NOISE * (rng.standard_normal() + rng.standard_normal(epochs)))
 
-    return Setting(name=f"synthetic curves, {seeds} seed{'s' * (seeds > 1)}", tune=_TUNE, epochs=epochs, configs=configs, seeds=seeds,
-                   curve=curve, truth=lambda config: float(_smooth(config, epochs)[-1]), pace=lambda config: 0.5 + config["width"] / 64)
+    return Setting(name=f"synthetic curves, {epochs} epochs, {seeds} seed{'s' * (seeds > 1)}", tune=_TUNE, epochs=epochs, configs=configs,
+                   seeds=seeds, curve=curve, truth=lambda config: float(_smooth(config, epochs)[-1]),
+                   pace=lambda config: 0.5 + config["width"] / 64)
 
 
 # --- real curves ----------------------------------------------------------------------------------------------------------------------
@@ -119,7 +124,8 @@ def _digits() -> Setting:
     def truth(config: Config) -> float:
         return 1 - float(np.mean([max(table[halving_digits.key(config, seed)]) for seed in halving_digits.SEEDS]))
 
-    return Setting(name="digits, real trainings, 1 seed", tune=tune, epochs=halving_digits.EPOCHS, configs=32, seeds=1, curve=curve,
+    epochs = halving_digits.EPOCHS
+    return Setting(name=f"digits, real trainings, {epochs} epochs, 1 seed", tune=tune, epochs=epochs, configs=32, seeds=1, curve=curve,
                    truth=truth, pace=lambda config: 20 / math.sqrt(config["batch_size"]))
 
 
@@ -183,14 +189,126 @@ def expected_epochs(setting: Setting, configs: int) -> int:
     return total
 
 
-def configs_for(setting: Setting) -> int:
-    """How many configs a search with halving has for the epochs of the full search."""
-    configs = setting.configs
-    while expected_epochs(setting, configs + 1) <= setting.configs * setting.epochs * setting.seeds:
+def configs_for(setting: Setting, epochs: float) -> int:
+    """How many configs a search with halving has for so many epochs, at least one."""
+    configs = 1
+    while expected_epochs(setting, configs + 1) <= epochs:
         configs += 1
     return configs
 
 
 # --- comparing ------------------------------------------------------------------------------------------------------------------------
 
-Path_ = Sequence[tuple[float, float]]
+Course = Sequence[tuple[float, float]]
+"""(epochs so far, what the choice is worth), as `search` returns it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """One way to search."""
+
+    name: str
+    algorithm: str
+    configs: int
+    halving: bool
+
+
+def arms_of(setting: Setting) -> list[Arm]:
+    """The full search first; then, with halving, as many configs, what a third of its epochs pay for, and what all of them pay for."""
+    kinds = [(setting.configs, False)] + [(n, True) for n in (setting.configs, configs_for(setting, AIM * setting.all_epochs),
+                                                              configs_for(setting, setting.all_epochs))]
+    return [Arm(name=f"{name}, {'halving' if halving else 'full'}, {configs} configs", algorithm=algorithm, configs=configs,
+                halving=halving)
+            for name, algorithm in (("auto", "auto"), ("random", "RandomSearch")) for configs, halving in kinds]
+
+
+def reached(courses: Sequence[Course], target: float) -> float:
+    """Epochs after which the median of the searches is first as good as `target`; infinity when it never is."""
+    moments = np.unique([epochs for course in courses for epochs, _ in course])
+    worth = np.full((len(courses), len(moments)), math.inf)
+    for row, course in zip(worth, courses, strict=True):
+        epochs, values = np.array(course).T
+        last = np.searchsorted(epochs, moments, side="right") - 1
+        row[last >= 0] = values[last[last >= 0]]
+    hit = np.flatnonzero(np.median(worth, axis=0) <= target + 1e-12)
+    return float(moments[hit[0]]) if len(hit) else math.inf
+
+
+def share_reached(courses: Sequence[Course], full: Sequence[Course]) -> float:
+    """`reached` for the median result of the full searches, as a share of their epochs."""
+    epochs, result = np.median([course[-1] for course in full], axis=0)
+    return reached(courses, result) / float(epochs)
+
+
+def interval(courses: Sequence[Course], full: Sequence[Course], draws: int = 400) -> tuple[float, float]:
+    """95 % interval of `share_reached`: from searches drawn again, with the same seeds on both sides."""
+    rng, n = np.random.default_rng(0), len(full)
+    shares = []
+    for _ in range(draws):
+        drawn = rng.integers(n, size=n)
+        shares.append(share_reached([courses[i] for i in drawn], [full[i] for i in drawn]))
+    low, high = np.quantile(shares, [0.025, 0.975], method="inverted_cdf")
+    return float(low), float(high)
+
+
+def _quartiles(values: Sequence[float]) -> str:
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return f"{middle:.4f} ({low:.4f} to {high:.4f})"
+
+
+def _share(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "never"
+
+
+def _compare(setting: Setting, seeds: int) -> tuple[str, float]:
+    """The table of a setting, and the share of the epochs after which `auto` with halving, given a third of them, has the result."""
+    arms = arms_of(setting)
+    courses: dict[str, list[Course]] = {arm.name: [] for arm in arms}
+    for seed in range(seeds):
+        for arm in arms:
+            print(f"\r\033[K{setting.name}, seed {seed + 1} of {seeds}: {arm.name}" if sys.stderr.isatty() else "", end="", file=sys.stderr,
+                  flush=True)
+            courses[arm.name].append(search(setting, algorithm=arm.algorithm, configs=arm.configs, halving=arm.halving, seed=seed))
+    full = courses[arms[0].name]
+    rows, shares = [], {}
+    for arm in arms:
+        mine = courses[arm.name]
+        shares[arm.name] = share_reached(mine, full)
+        low, high = interval(mine, full)
+        epochs = float(np.median([course[-1][0] for course in mine]) / np.median([course[-1][0] for course in full]))
+        rows.append([arm.name, f"{epochs:.2f}", _quartiles([course[-1][1] for course in mine]),
+                     f"{_share(shares[arm.name])} ({_share(low)} to {_share(high)})"])
+    text = report.table(["", "epochs of all", "result", "epochs to reach it (95 %)"], rows)
+    head = (f"\n{setting.name}: {setting.configs} configs x {setting.epochs} epochs x {setting.seeds}, rungs "
+            f"{', '.join(map(str, rungs(FIRST, FACTOR, setting.epochs)))}, n={seeds}. Epochs as a share of the first row's; `it` is the\n"
+            "median result of the first row; results are true losses, median (quartiles)\n")
+    return f"{head}{text}\n", shares[arms[2].name]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Searches, prints and judges; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.halving", description="Epochs with successive halving.", epilog=(
+        "exit status: 0 when halving needs at most a third of the epochs in both settings that are judged, 1 when not"))
+    parser.add_argument("--rounds", type=int, help="searches of every kind (default: 10, with --full 20)")
+    parser.add_argument("--full", action="store_true", help=f"two more settings; the text is kept as {RESULTS.name} in benchmarks/results")
+    parser.add_argument("--quick", action="store_true", help="small searches: shows that it works, measures little")
+    options = parser.parse_args(arguments)
+    report.one_thread()
+    load = report.ForeignLoad()
+    seeds = options.rounds or (20 if options.full else 10)
+    judged = [_synthetic(epochs=27, configs=12, seeds=1)] if options.quick else [_synthetic(epochs=81, configs=32, seeds=1), _digits()]
+    others = [_synthetic(epochs=27, configs=32, seeds=3), _synthetic(epochs=27, configs=64, seeds=1)] if options.full else []
+    tables = {setting.name: _compare(setting, seeds) for setting in [*judged, *others]}
+    text = (report.header("halving: epochs to the result of a search that trains all configs whole", load=load)
+            + "".join(table for table, _ in tables.values()))
+    print(text)
+    aims = [report.Aim(text=f"{setting.name}: {_share(share)} of the epochs (aim: a third)", met=share <= AIM)
+            for setting in judged for _, share in [tables[setting.name]]]
+    if options.full and not options.quick:
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(text.lstrip("\n"), encoding="utf-8")
+    return report.verdict(f"halving (n={seeds})", aims)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -55,6 +55,8 @@ class Ours:
 
     def ask(self, n: int) -> list[Config]:
         proposed = self._proposer.ask(n)
+        if self._proposer.trouble:  # it goes on at random then, which would be measured as what it is not
+            raise RuntimeError(self._proposer.trouble)
         self._asked += len(proposed)
         return proposed
 
@@ -70,7 +72,8 @@ class Random:
     def __init__(self, task: Task, *, seed: int, trials: int, wave: int):
         from harness.search.space import Space
 
-        self._space, self._rng = Space(task.tuned, {}, defaults={}), np.random.default_rng(seed)
+        self._space = Space(task.tuned, {}, defaults={})
+        self._rng = np.random.default_rng([seed, 1])  # not the stream of Ray Tune's generator, which is made of the bare seed
 
     def ask(self, n: int) -> list[Config]:
         return [self._space.decode(self._rng.random(len(self._space.dims))) for _ in range(n)]

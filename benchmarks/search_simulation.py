@@ -1,4 +1,4 @@
-"""A whole search by simulation: `harness.search.decide` decides and a real proposer proposes, while trials are curves and the clock is a number.
+"""A whole search by simulation: the code of a real search decides and proposes, while trials are curves and the clock is a number.
 
 Nothing is trained and no process is started, so that a search of hundreds of trials takes seconds.
 """
@@ -37,11 +37,13 @@ class Simulation:
 
     Args:
         pace: config -> how long an epoch of it takes, in any unit.
+        proposer: makes what proposes, in place of the grid's algorithm.
     """
 
     grid: Grid
     curve: Curve
     pace: Callable[[Config], float] = lambda config: 1.0
+    proposer: Callable[[], Any] | None = None
     watch: Callable[["Simulation"], object] = lambda simulation: None
     """Called whenever a trial has come to rest."""
     epochs: float = 0.0
@@ -51,7 +53,7 @@ class Simulation:
     def __post_init__(self) -> None:
         assert self.grid.search
         planner = Planner(self.grid)
-        self.search = VariantSearch(self.grid, 0, planner, proposer_of(self.grid, planner), [])
+        self.search = VariantSearch(self.grid, 0, planner, self.proposer or proposer_of(self.grid, planner), list)
         self.trials: dict[str, PlannedTrial] = {}
         self._workers = self.grid.search.running
         self._status: dict[str, str] = {}

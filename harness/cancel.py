@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 import tomllib
+from collections.abc import Collection
 from typing import Any
 
 from harness import command, slurm
@@ -59,15 +60,17 @@ def _main(options: argparse.Namespace) -> int:
     filtered = bool(options.variant or options.trial or options.status or options.settings)
     trials = [] if options.launcher and not filtered else chosen(overview, options)
     with_launcher = options.launcher or not filtered
-    found = {"study": overview.name, "folder": str(overview.root), **_what(overview, trials, with_launcher=with_launcher)}
+    searches = _searches(overview, options)
+    found = {"study": overview.name, "folder": str(overview.root), "searches": searches,
+             **_what(overview, trials, with_launcher=with_launcher)}
     if not options.json:
         _show(overview, found)
-    if not trials and not found["launcher_jobs"]:
+    if not trials and not searches and not found["launcher_jobs"]:
         return _nothing(overview, found, options)
     if not options.yes and not _agreed():
         print("nothing was cancelled")
         return 1
-    found |= carry_out(overview, trials, with_launcher=with_launcher)
+    found |= carry_out(overview, trials, searches=searches, with_launcher=with_launcher)
     if options.json:
         print_json(found)
     else:
@@ -102,6 +105,14 @@ def chosen(overview: Overview, options: argparse.Namespace) -> list[str]:
     return [trial.id for trial in overview.trials.values()
             if overview.status[trial.id] in statuses and (not options.variant or trial.variant in options.variant)
             and (not options.trial or trial.id in named) and all(_has(trial.config, key, value) for key, value in settings)]
+
+
+def _searches(overview: Overview, options: argparse.Namespace) -> list[str]:
+    """The variants whose search is to end: those of --variant, or without any filter all, as far as they have more to come."""
+    filtered = options.trial or options.status or options.settings or (options.launcher and not options.variant)
+    if filtered or not overview.grid or not overview.grid.tune or not overview.plan.more:
+        return []
+    return [variant.name for variant in overview.grid.variants if not options.variant or variant.name in options.variant]
 
 
 def _begins(overview: Overview, word: str) -> list[str]:
@@ -162,14 +173,14 @@ def _jobs(overview: Overview, trials: list[str]) -> tuple[dict[str, str], list[s
 # ------------------------------------------------------------------------------------------------------------------------------ doing
 
 
-def carry_out(overview: Overview, trials: list[str], *, with_launcher: bool) -> dict[str, Any]:
+def carry_out(overview: Overview, trials: list[str], *, with_launcher: bool, searches: Collection[str] = ()) -> dict[str, Any]:
     """Writes down what is cancelled and then tells Slurm; returns {"jobs_cancelled", "trouble"}.
 
     Raises:
         StudyError: it cannot be written down; nothing was cancelled.
     """
-    if trials:
-        _record(overview, trials)
+    if trials or searches:
+        _record(overview, trials, searches)
     try:
         # What began or was submitted since the question was asked is not forgotten: everything is looked at again.
         now = look(overview.root)
@@ -183,12 +194,13 @@ def carry_out(overview: Overview, trials: list[str], *, with_launcher: bool) -> 
     return {"jobs_cancelled": jobs, "launcher_jobs_cancelled": ended, "trouble": ""}
 
 
-def _record(overview: Overview, trials: list[str]) -> None:
+def _record(overview: Overview, trials: list[str], searches: Collection[str]) -> None:
     """Writes down that trials are cancelled, with one attempt more than each has: the one that a worker may be about to begin, which has
     not heard of it yet."""
     try:
         states = overview.store.scan(overview.trials[trial] for trial in trials)
-        overview.store.write_cancel({trial: len(states[trial].attempts) + 1 for trial in trials if not states[trial].result})
+        overview.store.write_cancel({trial: len(states[trial].attempts) + 1 for trial in trials if not states[trial].result},
+                                    variants=searches)
     except OSError as error:
         raise StudyError(f"cannot write to {shown(overview.root)}: {error.strerror or error}; nothing was cancelled") from error
 
@@ -230,6 +242,9 @@ def _show(overview: Overview, found: dict[str, Any]) -> None:
             variants[overview.trials[trial].variant] = variants.get(overview.trials[trial].variant, 0) + 1
         lines = [f"{number} {name}" for name, number in list(variants.items())[:SHOWN_VARIANTS]]
         screen.fact("", "\n".join([*lines, *([f"and {len(variants) - len(lines)} more variants"] if len(variants) > len(lines) else [])]))
+    if found["searches"]:
+        screen.fact("search", f"proposes nothing more for {', '.join(found['searches'][:SHOWN_VARIANTS])}"
+                    + (f" and {len(found['searches']) - SHOWN_VARIANTS} more" if len(found["searches"]) > SHOWN_VARIANTS else ""))
     if found["jobs_waiting"]:
         screen.fact("jobs", f"{count(len(found['jobs_waiting']), 'job')} taken out of the queue")
     if found["workers_running"]:
@@ -265,6 +280,9 @@ def _report(overview: Overview, found: dict[str, Any]) -> None:
     if trials:
         print(f"cancelled {count(len(trials), 'trial')}" + (f", {count(len(found['jobs_cancelled']), 'job')} taken out of the queue"
                                                             if found["jobs_cancelled"] else ""))
+    if found["searches"]:
+        print("nothing more is proposed" + ("" if len(found["searches"]) == len(overview.grid.variants if overview.grid else ())
+                                            else f" for {', '.join(found['searches'])}"))
     if found["launcher_jobs_cancelled"]:
         rest = "" if trials else "; what runs and waits goes on without it"
         print(f"ended launcher {', '.join(found['launcher_jobs_cancelled'])}{rest}")
@@ -276,7 +294,7 @@ def _report(overview: Overview, found: dict[str, Any]) -> None:
     if trials and launcher and launcher.alive and not launcher.job_id:
         print(f"the launcher (process {launcher.pid} on {launcher.host}) sees it" + (
             " and goes on with the rest" if len(trials) < overview.plan.count(*STATUSES) else " and ends when the last worker has"))
-    print(f"undo: {overview.launch_command(*(['--retry'] if trials else []))}")
+    print(f"undo: {overview.launch_command(*(['--retry'] if trials or found['searches'] else []))}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from harness.needs import Missing, Source, find_source, missing, missing_text, n
 from harness.plan import PlannedTrial
 from harness.profile import Profile
 from harness.store import Store
-from harness.trials import changes, Planner
+from harness.trials import Planner, changes
 from jobs import registry
 from jobs.config import PARAMETERS
 from jobs.data import data_folder
@@ -129,7 +129,8 @@ def _searches(grid: Grid) -> list[tuple[str, str]]:
     facts.append(("search", "\n".join(how)))
     if confirm := grid.confirm:
         test = ", then the test split, once" if grid.test == "confirmed" else ""
-        facts.append(("confirm", f"the best {confirm.top} of each variant on fresh seeds ({', '.join(map(str, grid.fresh_seeds()))}){test}"))
+        seeds = ", ".join(map(str, grid.fresh_seeds()))
+        facts.append(("confirm", f"the best {confirm.top} of each variant on fresh seeds ({seeds}){test}"))
     return facts
 
 

@@ -62,8 +62,9 @@ def _main(options: argparse.Namespace) -> int:
         raise UsageError("name a grid, or use --local for the digits demo: python -m harness.launch grids/digits.toml")
     path = options.grid or DEFAULT_GRID
     grid = read_grid(path, overrides=options.overrides)
-    if options.again and grid.test != "confirmed":
-        raise UsageError(f'--again opens the test split once more for what [confirm] chose; the grid {path} has test = "{grid.test}"')
+    if options.again and not (grid.confirm and grid.test == "confirmed"):
+        has = f'test = "{grid.test}"' if grid.test != "confirmed" else "no [confirm]"
+        raise UsageError(f"--again opens the test split once more for what [confirm] chose; the grid {path} has {has}")
     if options.again and options.detach:
         raise UsageError("--again with --detach: a launcher job would not be told of it; leave one of them out")
     root = options.study_dir or Path("runs") / grid.name
@@ -86,6 +87,9 @@ def _export(grid: Any, root: Path, folder: Path) -> int:
     from harness.export import export
     from harness.store import Store
 
+    if grid.tune:
+        raise UsageError("--export writes trials that are known before the study begins; those of a grid with [tune] are proposed while it "
+                         "runs")
     if grid.job is not None:
         raise UsageError(f"--export is for the built-in training; this grid has a job of its own, {grid.job.run}")
     count = export(grid, Store(root), folder)
@@ -153,7 +157,7 @@ def _executor(store: Any, grid: Any, profile: Any) -> Any:
     if profile is None:
         from harness.local import LocalExecutor
 
-        return LocalExecutor(store, grid.local)
+        return LocalExecutor(store, grid.local, keep=bool(grid.tune))
     from harness.slurm_executor import SlurmExecutor
 
     return SlurmExecutor(store, grid.slurm, profile)

@@ -27,7 +27,13 @@ FOREVER_MIN = 60 * 24 * 365
 
 
 class LocalExecutor:
-    """Starts workers on this machine and knows the ones it started."""
+    """Starts workers on this machine and knows the ones it started.
+
+    Args:
+        keep: whether workers go on with later batches, which is worth while where trials come little by little. A batch then has a place
+            for each worker that lives, too: its setting `after` has the first name of the worker that a place is kept for, and "" where
+            one is started.
+    """
 
     kind = "local"
     leaves_workers = False
@@ -35,8 +41,8 @@ class LocalExecutor:
     """How long to wait before the next look."""
     trouble = ""
 
-    def __init__(self, store: Store, local: Local):
-        self.store, self.local = store, local
+    def __init__(self, store: Store, local: Local, *, keep: bool = False):
+        self.store, self.local, self.keep = store, local, keep
         self.gpus = _gpus() if local.gpus_per_trial else []
         self.gone: list[str] = []
         """Hosts that somebody said are no more, with all that ran there."""
@@ -67,12 +73,22 @@ class LocalExecutor:
 
     def divide(self, number: int, trials: list[tuple[str, int]], living: dict[str, Batch]) -> list[Batch]:
         """The batch to submit now, if a slot is free: its workers take from all the trials, each on GPUs that no other worker has."""
-        workers = max(0, min(self.slots - len(living), len(trials)))
-        busy = {gpu for name, batch in living.items() for gpu in batch.settings["gpus"][batch.place(name)]}
+        kept = {first: (batch, place) for first, (batch, place) in self._at().items() if self._lives(batch, place)}
+        at_work = [*kept.values(), *((batch, Batch.place(name)) for name, batch in living.items()
+                                     if not self.keep or self._is_started(batch, Batch.place(name)))]
+        workers = max(0, min(self.slots - len(at_work), len(trials)))
+        busy = {gpu for batch, place in at_work for gpu in batch.settings["gpus"][place]}
         free = [gpu for gpu in self.gpus if gpu not in busy]
         each = self.gpus_per_worker
-        settings = {"executor": self.kind, "ranks": self.local.ranks, "device": "cuda" if each else "cpu",
-                    "gpus": [free[place * each:(place + 1) * each] for place in range(workers)]}
+        settings: dict[str, Any] = {"executor": self.kind, "ranks": self.local.ranks, "device": "cuda" if each else "cpu",
+                                    "gpus": [free[place * each:(place + 1) * each] for place in range(workers)]}
+        if self.keep:
+            settings |= {"cpus": self.local.cpus_per_trial, "after": [""] * workers}
+            for first, (batch, place) in kept.items():  # all of them: who is the first to have nothing left is not known
+                gpus, same = batch.settings["gpus"][place], all(batch.settings[key] == settings[key] for key in ("ranks", "device", "cpus"))
+                settings["gpus"] += [gpus] if same and len(gpus) == each else []
+                settings["after"] += [first] if same and len(gpus) == each else []
+            workers = len(settings["after"])
         return [Batch(number=number, workers=workers, trials=trials, settings=settings)] if workers else []
 
     def submit(self, batch: Batch) -> bool:
@@ -81,7 +97,7 @@ class LocalExecutor:
 
         executor = submitit.LocalExecutor(folder=self.store.submitit_folder)
         executor.update_parameters(timeout_min=FOREVER_MIN, tasks_per_node=1)
-        for place in range(batch.workers):
+        for place in (place for place in range(batch.workers) if not _kept_for(batch, place)):
             with _environment(self.local, self.store.code_folder(batch.settings["code"])), without_ctrl_c(), _without_output():
                 job = executor.submit(worker.main, str(self.store.root), batch.number, place)
             job._cancel_at_deletion = False
@@ -89,19 +105,38 @@ class LocalExecutor:
         return True
 
     def alive(self, batches: list[Batch]) -> set[str]:
-        """The workers that run, and those that this launcher started and that have not taken their place yet."""
-        found = set()
+        """The workers that run, and those that this launcher started, or that live at another place, and have not taken theirs yet."""
+        found, at = set(), self._at()
         for batch in batches:
             if batch.settings.get("executor", self.kind) != self.kind:
                 continue
             for place, claim in enumerate(batch.claims):
                 name = batch.worker(place)
-                if claim is None:
+                if claim is None and (first := _kept_for(batch, place)):
+                    lives = first in at and self._lives(*at[first])
+                elif claim is None:
                     lives = name in self._jobs and self._jobs[name]._process.poll() is None
                 else:
-                    lives = not claim.get("closed") and processes.is_alive(claim, self.gone) is not False
+                    last, last_place = at.get(_kept_for(batch, place) or name, (batch, place))
+                    lives = (last.number, last_place) == (batch.number, place) and self._lives(batch, place)
                 found |= {name} if lives else set()
         return found
+
+    def _at(self) -> dict[str, tuple[Batch, int]]:
+        """First name of a worker -> the place that it took last; empty where workers are not kept."""
+        batches = [batch for batch in self.store.batches() if "after" in batch.settings] if self.keep else []
+        return {_kept_for(batch, place) or batch.worker(place): (batch, place) for batch in batches
+                for place, claim in enumerate(batch.claims) if claim and not claim.get("closed")}
+
+    def _lives(self, batch: Batch, place: int) -> bool:
+        """Whether the process that took a place lives, there or elsewhere by now."""
+        claim = batch.claims[place]
+        return claim is not None and not claim.get("closed") and processes.is_alive(claim, self.gone) is not False
+
+    @staticmethod
+    def _is_started(batch: Batch, place: int) -> bool:
+        """Whether a worker was started for a place that it has not taken yet."""
+        return batch.claims[place] is None and not _kept_for(batch, place)
 
     def last_words(self, name: str) -> str | None:
         """The end of what a worker printed; None when this launcher did not start it."""
@@ -123,6 +158,11 @@ class LocalExecutor:
     def news(self) -> str:
         """There is nothing to say of this machine."""
         return ""
+
+
+def _kept_for(batch: Batch, place: int) -> str:
+    """The first name of the worker that a place is kept for; "" where a worker is started."""
+    return str(batch.settings["after"][place]) if "after" in batch.settings else ""
 
 
 def available_cpus() -> int:

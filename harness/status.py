@@ -67,6 +67,7 @@ def summary(overview: Overview) -> dict[str, Any]:
         "slurm": {"asked": overview.queue is not None, "trouble": overview.trouble}, "unseen_hosts": overview.unseen,
         "running": [_running(overview, trial, records[trial][-1]) for trial in running if records.get(trial)],
         "waiting": [dataclasses.asdict(group) for group in reasons.waiting(overview.elements())],
+        "search": _search(overview),
         "metric": overview.grid.metric if overview.grid else None, "mode": overview.grid.mode if overview.grid else None,
         "variants": _variants(overview), "used": _used(overview, records), "left": _left(overview, records),
         "failures": dict(Counter(overview.states[trial].attempts[-1].cause or "lost" for trial, status in overview.status.items()
@@ -81,6 +82,17 @@ def _running(overview: Overview, trial_id: str, record: Record) -> dict[str, Any
             "nodes": element.nodes if element and element.nodes else record.host, "job_id": record.job_id, "worker": record.worker,
             "state": element.state if element else None, "epochs_done": record.last_epoch or 0, "epochs": trial.config.get("epochs"),
             "seconds": round(record.seconds(overview.now), 1), "attempt": record.number}
+
+
+def _search(overview: Overview) -> dict[str, Any] | None:
+    """How far a search has come; None for a grid without [tune]."""
+    if not overview.grid or not overview.grid.search:
+        return None
+    trials = overview.trials.values()
+    return {"configs": len({(trial.variant, trial.number) for trial in trials if trial.phase == "search"}),
+            "of": overview.grid.search.trials * len(overview.grid.variants),
+            "confirming": len({(trial.variant, trial.number) for trial in trials if trial.phase == "confirm"}),
+            "test_openings": max((trial.opening for trial in trials), default=0)}
 
 
 def _variants(overview: Overview) -> list[dict[str, Any]]:
@@ -187,6 +199,10 @@ def draw(overview: Overview, said: dict[str, Any], *, latest: bool = False) -> N
         what = " ".join(filter(None, [group["state"] if group["state"] != "PENDING" else "", group["reason"]]))
         meaning = f" ({group['meaning']})" if group["meaning"] else ""
         screen.fact("" if number else "waits", f"{count(group['jobs'], 'job')}: {what}{meaning}", style="" if group["starts"] else "red")
+    if search := said["search"]:
+        screen.fact("search", f"{search['configs']} of {search['of']} configs proposed" + (
+            f", {count(search['confirming'], 'config')} trained again on fresh seeds" if search["confirming"] else "") + (
+            f", test split opened {count(search['test_openings'], 'time')}" if search["test_openings"] else ""))
     _draw_variants(screen, said)
     _draw_sums(screen, overview, said)
     screen.show()
@@ -238,7 +254,8 @@ def _draw_variants(screen: Screen, said: dict[str, Any]) -> None:
     if not rows or not any(row["ended"] for row in rows):
         return
     best = "largest" if said["mode"] == "max" else "smallest"
-    screen.fact("so far", f"best first: {best} {said['metric']}")
+    of = ", of the config that leads each variant" if said["search"] else ""
+    screen.fact("so far", f"best first: {best} {said['metric']}{of}")
     cells = []
     for row in rows[:SHOWN_VARIANTS]:
         bad = "  ".join(f"{row[status]} {status}" for status in ("infeasible", "failed", "lost", "cancelled") if row[status])

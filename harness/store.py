@@ -275,13 +275,14 @@ class Store:
 
     # --- what is not wanted any more -----------------------------------------------------------------------------------------
 
-    def write_cancel(self, trials: dict[str, int]) -> None:
-        """Records that trials are not wanted any more: trial -> how many attempts it had then."""
-        self._write_wish({"trials": trials, "forgiven": {}})
+    def write_cancel(self, trials: dict[str, int], *, variants: Collection[str] = ()) -> None:
+        """Records that trials are not wanted any more: trial -> how many attempts it had then; and variants whose search is to end."""
+        self._write_wish({"trials": trials, "forgiven": {}, "variants": sorted(variants)})
 
     def forgive(self, trials: dict[str, int]) -> None:
-        """Records that trials are wanted again, whatever became of them: trial -> how many attempts do not count against it."""
-        self._write_wish({"trials": dict.fromkeys(trials, -1), "forgiven": trials})
+        """Records that trials are wanted again, whatever became of them: trial -> how many attempts do not count against it. Searches
+        that were to end go on."""
+        self._write_wish({"trials": dict.fromkeys(trials, -1), "forgiven": trials, "variants": None})
 
     def _write_wish(self, content: dict[str, Any]) -> None:
         number = sum(1 for _ in (self.root / "cancel").glob("[0-9]*.json"))
@@ -301,6 +302,14 @@ class Store:
         for path in sorted((self.root / "cancel").glob("[0-9]*.json")):
             found |= files.read_json(path, "trials")["trials"]
         return {trial: attempts for trial, attempts in found.items() if attempts >= 0}
+
+    def ended_searches(self) -> set[str]:
+        """The variants for which nothing more is to be proposed, because somebody said so."""
+        ended: set[str] = set()
+        for path in sorted((self.root / "cancel").glob("[0-9]*.json")):
+            variants = files.read_json(path, "trials").get("variants", [])
+            ended = set() if variants is None else ended | set(variants)
+        return ended
 
     # --- trials and attempts -------------------------------------------------------------------------------------------------
 

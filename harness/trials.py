@@ -55,7 +55,7 @@ class Planner:
             return None
 
     def _full_config(self, values: dict[str, Value], digest: str) -> tuple[dict[str, Any], frozenset[str]]:
-        """All parameters of a trial, and those that it does not read; `digest` is that of its weights, where they are an earlier study's."""
+        """All parameters of a trial, and those that it does not read; `digest` is that of weights that are an earlier study's."""
         if self.grid.job is not None:
             return values, frozenset()
         config = dataclasses.replace(Config.from_dict(values), weights_digest=digest)

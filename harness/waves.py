@@ -77,8 +77,8 @@ def from_content(content: dict[str, Any], only: Collection[str] | None = None) -
         config = configs.get(of) or configs.setdefault(of, {**content.get("common", {}), **line["config"]})
         trials.append(PlannedTrial(wave=content["wave"], **{**line, "config": config}))
     told = tuple(Told(number=number, value=value, share=share) for number, value, share in content["told"])
-    return Wave(number=content["wave"], kind=content.get("kind", "compare"), variant=content.get("variant"), trials=tuple(trials), told=told,
-                known=content.get("known", 0), exhausted=content.get("exhausted", False))
+    return Wave(number=content["wave"], kind=content.get("kind", "compare"), variant=content.get("variant"), trials=tuple(trials),
+                told=told, known=content.get("known", 0), exhausted=content.get("exhausted", False))
 
 
 def _same(one: object, other: object) -> bool:

@@ -25,6 +25,7 @@ from typing import Any
 
 from harness import processes, slurm
 from harness.files import is_full
+from harness.lease import ENDED
 from harness.plan import Batch, PlannedTrial
 from harness.step import TrialStep
 from harness.store import AttemptLog, Store
@@ -39,6 +40,8 @@ CANCEL_S = 5.0
 GOES_ON = (None, "interrupted", "time_limit", "preempted", "node_failure", "cancelled", "lost", "killed")
 """Ends of an attempt after which a job that Slurm started again makes the next one itself."""
 
+FOLLOW_S, FOLLOW_LOOK_S = 10.0, 0.1
+"""How long a worker that is kept waits for its place in a later batch, and how often it looks."""
 BEGUN_BEFORE = "was begun before, or the trial is over"
 """What a worker prints when a trial is not its to run; who submitted it may be told so by a file that it sees only later."""
 
@@ -61,7 +64,7 @@ class Worker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to handle
         self.store, self.place = store, place
         self.batch = store.batch(batch)
-        self.name = self.batch.worker(place)
+        self.name = self._first_name = self.batch.worker(place)
         self._restarted = False
         self._got_on, self._longest_s, self._cancel_looked = False, 0.0, 0.0
         if "time_min" in self.batch.settings:
@@ -83,12 +86,35 @@ class Worker:
         return bool(self.why)
 
     def run(self) -> int:
-        """The trials of the batch that are this worker's, in order, each whose attempt nobody else has begun. Returns an exit status: 0
-        when none of them is left for another worker."""
+        """The trials of the batch that are this worker's, in order, each whose attempt nobody else has begun; then those of later batches
+        that have a place for it. Returns an exit status: 0 when none of them is left for another worker."""
         who = {**processes.this_process(), "worker": self.name, "job_id": slurm.this_job() or str(os.getppid())}
         if not self._take_place(who):
             print(f"place {self.name} is taken or closed; nothing to do", flush=True)
             return 0
+        status = self._run_batch(who)
+        while "after" in self.batch.settings and self._follow(who):
+            status = self._run_batch(who | {"worker": self.name})
+        return status
+
+    def _follow(self, who: dict[str, Any]) -> bool:
+        """Takes the next place that is kept for this worker; false when there is none, and none has come for a while."""
+        until = time.monotonic() + FOLLOW_S
+        while not self.stopping:
+            for batch in self.store.batches():
+                after = batch.settings.get("after", ())
+                if batch.number > self.batch.number and self._first_name in after and batch.settings["code"] == self.batch.settings["code"]:
+                    place = after.index(self._first_name)
+                    if self.store.claim_place(batch.number, place, who | {"worker": batch.worker(place)}):
+                        self.batch, self.place, self.name = batch, place, batch.worker(place)
+                        return True
+            if time.monotonic() > until or self.store.last_beat(self.store.newest_launcher()) == ENDED:
+                return False  # after one that was killed another may come
+            time.sleep(FOLLOW_LOOK_S)
+        return False
+
+    def _run_batch(self, who: dict[str, Any]) -> int:
+        """The trials of the batch at hand, the place in it being taken; see `run`."""
         if "gpus" in self.batch.settings:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.batch.settings["gpus"][self.place])  # before torch is imported
         mine = dict(self.batch.trials_of(self.place))

@@ -22,6 +22,10 @@ def trial_schema(params: Mapping[str, pa.DataType]) -> pa.Schema:
         ("epochs", pa.int64()), *((m, pa.float64()) for m in (*_METRICS, "last_train_loss", "test_loss", "test_acc"))])
 
 
+SEARCH_COLUMNS = (("phase", pa.string()), ("config", pa.int64()), ("budget", pa.int64()), ("test_opening", pa.int64()))
+"""What a table has of a search."""
+
+
 def write_table(path: Path, rows: Sequence[Mapping[str, object]], schema: pa.Schema, about: Mapping[str, object]) -> None:
     """One Parquet file with our metadata, missing columns null."""
     columns = {f.name: [row.get(f.name) for row in rows] for f in schema}
@@ -84,3 +88,75 @@ def _epochs(best: float, variant: int, seed: int, epochs: int, spread: float) ->
         rows.append({"epoch": e, "train_loss": loss * (0.8 + rng.gauss(0, 0.02)), "train_acc": min(1.0, acc + 0.02),
                      "val_loss": loss + 0.01 * e * (1 - best) + rng.gauss(0, 0.01), "val_acc": acc, "lr": 0.05 * 0.5 ** (e // 8)})
     return rows
+
+
+TUNED = ({"name": "lr", "log": True, "choices": []}, {"name": "depth", "log": False, "choices": [1, 2, 3]},
+         {"name": "optimizer", "log": False, "choices": ["sgd", "adamw"]}, {"name": "dropout", "log": False, "choices": []},
+         {"name": "momentum", "log": False, "choices": []})
+_PARAMETERS = {"batch_norm": pa.bool_(), "lr": pa.float64(), "depth": pa.int64(), "optimizer": pa.string(), "dropout": pa.float64(),
+               "momentum": pa.float64()}
+
+
+def write_search(folder: Path, variants: Mapping[str, float], *, configs: int = 8, seeds: int = 2, epochs: int = 9,
+                 rungs: Sequence[int] = (), confirm: int = 2, fresh: int = 3, openings: int = 1, spread: float = 0.01,
+                 status: Mapping[tuple[str, int], str] | None = None, value: Mapping[tuple[str, int, int], float] | None = None,
+                 drop: Sequence[str] = (), **about: Any) -> Path:
+    """A searched study. A config is worse the further its lr is from 0.05, and a bit worse with sgd.
+
+    Args:
+        variants: name -> accuracy that the best tuning of it approaches.
+        rungs: epochs at which halving stops configs; each stops two thirds of what reached it. What it stops has one seed.
+        confirm: how many of the best are trained again on `fresh` seeds; 0: the search alone.
+        openings: how often the test split was opened for the winners; 0: never.
+        status: how the search trials of the config (variant, config) ended that are not done.
+        value: exact metric of the trial (variant, config, seed), whatever its phase.
+        drop: columns that are left out.
+        about: entries of the metadata that are to differ.
+    """
+    names, rng = list(variants), random.Random(len(variants))
+    meta = {"schema": 1, "grid": "0" * 64, "study": folder.name, "metric": "val_acc", "mode": "max", "select": "best_val",
+            "seeds": list(range(seeds)), "variants": names, "reference": names[0], "compared": ["batch_norm"], "chance": 0.1,
+            "tuned": TUNED, **about}
+    metric, sign = str(meta["metric"]), -1 if meta["mode"] == "min" else 1
+    trial_rows: list[dict[str, Any]] = []
+    epoch_rows: list[dict[str, Any]] = []
+    for i, (variant, best) in enumerate(variants.items()):
+        settings = [_setting(rng, batch_norm=i % 2 == 0) for _ in range(configs)]
+        gets = [best - 0.12 * abs(math.log10(one["lr"]) + 1.3) ** 1.5 - 0.01 * (one["optimizer"] == "sgd") for one in settings]
+        ended = [(status or {}).get((variant, k), "done") for k in range(configs)]
+        order = sorted((k for k in range(configs) if ended[k] == "done"), key=lambda k: -gets[k])
+        kept = {k: r + 1 for r in range(len(rungs)) for k in order[:max(1, configs // 3 ** (r + 1))]}
+        top = order[:confirm]
+        plan = [(k, s, "search", rungs[kept.get(k, 0)] if kept.get(k, 0) < len(rungs) else None) for k in range(configs)
+                for s in range(seeds if kept.get(k, 0) == len(rungs) else 1)]
+        plan += [(k, s, "confirm", None) for k in sorted(top) for s in range(seeds, seeds + fresh)]
+        rows = []
+        for k, seed, phase, budget in plan:
+            end = "done" if phase == "confirm" else ended[k] if ended[k] != "done" or budget is None else "pruned"
+            row: dict[str, Any] = {"study": folder.name, "trial_id": f"{10_000 * i + k:016x}-s{seed}", "variant": variant, "seed": seed,
+                                   "wave": 0, "phase": phase, "config": k, "budget": budget, "status": end,
+                                   **{f"param_{p}": v for p, v in settings[k].items()}}
+            curve = _epochs(gets[k], 10_000 * i + k, seed, epochs, spread)[:2 if end == "infeasible" else budget]
+            if end in ("done", "pruned"):
+                chosen = max(curve, key=lambda r: sign * r[metric])
+                row |= chosen | {"epochs": len(curve), "last_train_loss": curve[-1]["train_loss"]}
+                row[metric] = (value or {}).get((variant, k, seed), row[metric])
+            rows.append(row)
+            epoch_rows += [{"trial_id": row["trial_id"], **r} for r in curve if end not in ("failed", "lost", "unfinished")]
+        means = {k: sum(row[metric] for row in rows if row["config"] == k and row["phase"] == "confirm") for k in top}
+        for row in rows:
+            if openings and row["phase"] == "confirm" and row["config"] == max(means, key=lambda k: sign * means[k]):
+                row |= {"test_opening": openings, "test_loss": row["val_loss"], "test_acc": row["val_acc"] - 0.01}
+        trial_rows += rows
+    schema = trial_schema(_PARAMETERS)
+    for field in SEARCH_COLUMNS:
+        schema = schema if field[0] in drop else schema.append(pa.field(*field))
+    write_table(folder / "trials.parquet", trial_rows, schema, meta)
+    write_table(folder / "epochs.parquet", epoch_rows, EPOCHS, meta)
+    return folder
+
+
+def _setting(rng: random.Random, *, batch_norm: bool) -> dict[str, Any]:
+    optimizer = rng.choice(["sgd", "adamw"])
+    return {"batch_norm": batch_norm, "lr": 10 ** rng.uniform(-4, 0), "depth": rng.choice([1, 2, 3]), "optimizer": optimizer,
+            "dropout": rng.choice([0.0, 0.125, 0.25]), "momentum": rng.uniform(0.8, 0.99) if optimizer == "sgd" else None}

@@ -45,8 +45,8 @@ def wait_for_turn(trial, context):
     when it asks is then the same, however slow it is, and however often it dies."""
     study = context.folder.parent.parent
     search = tomllib.loads((study / "grid.toml").read_text())["search"]
-    variants = {line["id"]: line["variant"] for path in (study / "waves").glob("v*.json") for line in json.loads(path.read_text())["trials"]}
-    variant = variants[context.folder.name]
+    waves = [json.loads(path.read_text()) for path in (study / "waves").glob("v*.json")]
+    variant = {line["id"]: line["variant"] for wave in waves for line in wave["trials"]}[context.folder.name]
     number = {name: number for number, names in proposals(study, variant).items() for name in names}.get(context.folder.name)
     if number is None:
         return  # it is being confirmed
@@ -253,6 +253,10 @@ class SearchBench(Bench):
         assert result, trial
         return float(max(row["score"] for row in result["rows"][:epochs]))
 
+    def results(self) -> int:
+        """How many trials are over."""
+        return len(list(self.store.root.glob("trials/*/result.json")))
+
     def everything(self) -> dict[str, bytes]:
         """All waves, results and tables, by name."""
         files = [path for pattern in ("waves/*.json", "trials/*/*", "*.parquet", "submit/*") for path in self.store.root.glob(pattern)]
@@ -309,7 +313,6 @@ def launcher(arguments: list[str], environment: dict[str, str], out: str) -> Non
 
 
 if __name__ == "__main__":
-    import harness.launch
     import nevergrad  # noqa: F401
 
     serve()

@@ -9,7 +9,7 @@ from harness.budget import Budget
 from harness.grid import Grid, parse_grid
 from harness.plan import Plan, TrialState, plan
 from harness.store import Store
-from harness.trials import kinds_of, Planner
+from harness.trials import Planner, kinds_of
 from harness.waves import Wave
 
 GRID = """

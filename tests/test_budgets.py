@@ -23,7 +23,8 @@ RECIPES = {
 }
 
 
-def in_rungs(trial: Trial, folder: Path, data: Path, *, ranks: int = 1, rungs: tuple[int | None, ...] = (3, 9, None)) -> list[dict[str, Any]]:
+def in_rungs(trial: Trial, folder: Path, data: Path, *, ranks: int = 1,
+             rungs: tuple[int | None, ...] = (3, 9, None)) -> list[dict[str, Any]]:
     """The outcomes of a trial trained to each budget in turn, every time in new processes."""
     outcomes = [train(dataclasses.replace(trial, budget=budget), folder, data, ranks=ranks, every_step=False) for budget in rungs]
     assert all(outcomes)

@@ -294,7 +294,8 @@ def test_a_ray_file(converted: Convert, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_grid_that_ray_repeats_gets_as_many_seeds(converted: Convert) -> None:
     made = converted("tune.run(f, num_samples=3, config={'lr': tune.grid_search([0.1, 1]), 'bs': 8})", name="space.py")
-    assert made.grid.tune is None and made.grid.seeds == (0, 1, 2) and [v.settings for v in made.grid.variants] == [{"lr": 0.1}, {"lr": 1.0}]
+    assert made.grid.tune is None and made.grid.seeds == (0, 1, 2)
+    assert [v.settings for v in made.grid.variants] == [{"lr": 0.1}, {"lr": 1.0}]
 
 
 CHOICES = "space = {'opt': hp.choice('o', [{'name': 'sgd', 'momentum': 0.5}, {'name': 'adamw'%s}]), 'lr': hp.uniform('lr', 0.1, 1)}"
@@ -338,7 +339,8 @@ LR = "method: bayes\nparameters:\n  lr: {min: 0.1, max: 0.2}\n"
     ("!!python/object/apply:os.system ['touch ran']", "sweep.yaml", "python/object/apply"),
     (LR + "  x: !!python/name:os.system {}\n", "sweep.yaml", "python/name"),
     (LAUGHS, "sweep.yaml", "aliases"), (MERGES, "sweep.yaml", "aliases"), ("a: &a [*a]", "sweep.yaml", "nested"),
-    ("[" * 60 + "]" * 60, "sweep.yaml", "nested"), ("- " * 5000, "sweep.yaml", "nested"), ("[" * 100_000, "sweep.json", "handful"), ("[" * 100_000, "space.py", "no Python"),
+    ("[" * 60 + "]" * 60, "sweep.yaml", "nested"), ("- " * 5000, "sweep.yaml", "nested"),
+    ("[" * 100_000, "sweep.json", "handful"), ("[" * 100_000, "space.py", "no Python"),
     ("-" * 100_000 + "1", "space.py", "no Python"), ("(" * 150 + "1" + ")" * 150, "space.py", "no search space"),
     (LR + "  lr: {value: 1}\n", "sweep.yaml", "given twice"), ('{"method": 1, "method": 2}', "sweep.json", "given twice"),
     ("space = {'lr': hp.uniform('a', 0, 1), 'lr': 3}", "space.py", "given twice"),

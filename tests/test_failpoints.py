@@ -19,7 +19,7 @@ from studies import ROOT, Study
 def steps() -> list[str]:
     """The names of all failpoints in the source."""
     found = set()
-    for path in [*ROOT.glob("harness/*.py"), *ROOT.glob("jobs/*.py")]:
+    for path in [*ROOT.glob("harness/**/*.py"), *ROOT.glob("jobs/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "failpoint" and isinstance(node.args[0], ast.Constant):
                 found.add(node.args[0].value)
@@ -30,8 +30,8 @@ def steps() -> list[str]:
 
 
 FAST = ("batch.linked", "claim.linked", "attempt.created", "result.linked")
-ELSEWHERE = ("weights.", "checkpoint.", "cancel.", "job.", "end.")
-"""Steps that an undisturbed local study of these short trials does not come by: tested below."""
+ELSEWHERE = ("weights.", "checkpoint.", "cancel.", "job.", "end.", "rung.", "test.")
+"""Steps that an undisturbed local study of these short trials does not come by: tested below, those of a search in test_search_kills.py."""
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,11 @@ from harness.search.require import parse_requirement
 from harness.search.space import Space
 
 SGD = ("optimizer", "sgd")
-MIXED = [Tuned(name="lr", kind="float", low=1e-4, high=1.0, log=True), Tuned(name="optimizer", kind="str", choices=("sgd", "adam", "adamw")),
+MIXED = [Tuned(name="lr", kind="float", low=1e-4, high=1.0, log=True),
+         Tuned(name="optimizer", kind="str", choices=("sgd", "adam", "adamw")),
          Tuned(name="momentum", kind="float", low=0.5, high=0.99, when=(SGD,)), Tuned(name="depth", kind="int", low=1, high=5),
-         Tuned(name="batch", kind="int", choices=(16, 32, 64, 128), ordered=True), Tuned(name="width", kind="int", low=8, high=512, log=True)]
+         Tuned(name="batch", kind="int", choices=(16, 32, 64, 128), ordered=True),
+         Tuned(name="width", kind="int", low=8, high=512, log=True)]
 DISCRETE = [Tuned(name="n", kind="int", low=1, high=5), Tuned(name="s", kind="float", low=0.0, high=0.75, step=0.25),
             Tuned(name="c", kind="str", choices=("a", "b", "c"))]
 
@@ -69,8 +71,8 @@ def in_new_processes(names, records, seed):
     code = ("import json, random, sys; import numpy; from tests import test_proposer as t\n"
             "names, records, seed = json.load(sys.stdin)\n"
             "for name in names: random.seed(seed); numpy.random.seed(seed); print(json.dumps(t.search(name, records.get(name, ()))))")
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], input=json.dumps([names, records, seed]), capture_output=True, text=True,
-                          env=os.environ | {"PYTHONHASHSEED": str(seed)}, cwd=Path(__file__).parents[1], check=False)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], input=json.dumps([names, records, seed]), capture_output=True,
+                          text=True, env=os.environ | {"PYTHONHASHSEED": str(seed)}, cwd=Path(__file__).parents[1], check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return {name: json.loads(line) for name, line in zip(names, done.stdout.splitlines(), strict=True)}
 
@@ -134,15 +136,14 @@ def test_what_is_known_and_what_trains_the_same_is_not_proposed():
 
 @pytest.mark.parametrize("algorithm", ["RandomSearch", "ScrHammersleySearch", "auto"])
 def test_discrete_values_come_equally_often(algorithm):
-    """Of 400 configs without a loss each of 5 values has 80, of 3 choices 133, of 70 values 5.7, give or take chance (chi-square)."""
+    """Of 240 configs without a loss each of 5 values has 48, of 4 has 60, of 3 has 80, give or take chance (chi-square)."""
     tuned = [Tuned(name="n", kind="int", low=1, high=5), Tuned(name="c", kind="str", choices=("a", "b", "c")),
-             Tuned(name="q", kind="float", low=0.0, high=0.3, step=0.1), Tuned(name="many", kind="int", low=1, high=70),
-             Tuned(name="x", kind="float", low=0.0, high=1.0)]
-    values = proposer(tuned, algorithm=algorithm, trials=400, wave=400).ask(400)
-    for name, count, bound in (("n", 5, 18.5), ("c", 3, 13.8), ("q", 4, 16.3), ("many", 70, 112.0)):  # chance of more: 0.001
+             Tuned(name="q", kind="float", low=0.0, high=0.3, step=0.1), Tuned(name="x", kind="float", low=0.0, high=1.0)]
+    values = proposer(tuned, algorithm=algorithm, trials=240, wave=240).ask(240)
+    for name, count, bound in (("n", 5, 18.5), ("c", 3, 13.8), ("q", 4, 16.3)):  # chance of more: 0.001
         met = Counter(v[name] for v in values)
         assert len(met) == count
-        assert sum((met[value] - 400 / count) ** 2 / (400 / count) for value in met) < bound, (name, met)
+        assert sum((met[value] - 240 / count) ** 2 / (240 / count) for value in met) < bound, (name, met)
 
 
 def test_two_variants_with_one_space_and_seed_start_alike_and_another_seed_does_not():
@@ -209,4 +210,4 @@ def test_auto_takes_a_short_training_for_what_it_is():
         one.tell(number, (place - 0.8) ** 2 + 5, share=1 / 9)
     for number in (0, 1):  # far from the optimum, and promoted
         one.tell(number, ((0.05, 0.2)[number] - 0.8) ** 2)
-    assert abs(one.ask(1)[0]["x"] - 0.8) < 0.15
+    assert all(0.6 < values["x"] < 0.95 for values in one.ask(4))

@@ -7,8 +7,15 @@ from harness.search.rungs import most_at, most_trials, rungs, seeds_at
 
 @pytest.mark.parametrize(("first", "factor", "epochs", "expected"), [
     (3, 3, 81, (3, 9, 27, 81)),       # the last multiple is the whole training itself
-    (3, 3, 50, (3, 9, 27, 50)),
-    (1, 2, 10, (1, 2, 4, 8, 10)),
+    (3, 3, 50, (3, 9, 27, 50)),       # 27 * 1.73 is below 50
+    (3, 3, 46, (3, 9, 46)),           # and above 46: choosing at 27 would spare little
+    (3, 3, 30, (3, 9, 30)),
+    (3, 3, 27, (3, 9, 27)),
+    (1, 2, 10, (1, 2, 4, 10)),
+    (1, 2, 12, (1, 2, 4, 8, 12)),
+    (1, 4, 8, (1, 4, 8)),             # 4 * 2 is 8, just enough
+    (1, 4, 7, (1, 7)),
+    (8, 3, 10, (8, 10)),              # what the grid names as the first is a rung
     (9, 3, 10, (9, 10)),
     (10, 3, 10, (10,)),
     (12, 3, 10, (10,)),               # a grid refuses this; a config alone would still be trained whole

@@ -14,6 +14,7 @@ from harness.search.space import Space
 SGD, NESTEROV = ("optimizer", "sgd"), ("nesterov", True)
 LR = Tuned(name="lr", kind="float", low=1e-4, high=1e-1, log=True)
 OPTIMIZER = Tuned(name="optimizer", kind="str", choices=("sgd", "adam"))
+ORDERED = Tuned(name="n", kind="int", choices=(8, 2, 4), ordered=True)
 
 
 def integers(low: int, high: int, **more) -> Tuned:
@@ -78,7 +79,7 @@ def test_steps_are_decimal_and_stop_before_the_end():
 
 
 @pytest.mark.parametrize("tuned", [integers(1, 5), integers(16, 128, step=8), Tuned(name="n", kind="float", low=0.0, high=0.5, step=0.125),
-                                   Tuned(name="n", kind="str", choices=("a", "b", "c")), Tuned(name="n", kind="int", choices=(8, 2, 4), ordered=True)])
+                                   Tuned(name="n", kind="str", choices=("a", "b", "c")), ORDERED])
 def test_every_value_has_the_same_mass(tuned):
     """Bins of exactly the same width: a fine even grid of points meets each value equally often."""
     one = space(tuned)
@@ -94,9 +95,9 @@ def test_log_integers_have_the_mass_of_their_interval():
         assert met[k] / 100_000 == pytest.approx(math.log((k + 0.5) / (k - 0.5)) / math.log(8.5 / 0.5), abs=2e-5)
 
 
-@pytest.mark.parametrize("tuned", [integers(1, 5), integers(3, 70_000), integers(1, 70_000, log=True), integers(2, 9, log=True), LR, OPTIMIZER,
-                                   Tuned(name="n", kind="float", low=0.1, high=0.75, step=0.1),
-                                   Tuned(name="n", kind="bool", choices=(True, False)), Tuned(name="n", kind="int", choices=(8, 2, 4), ordered=True)])
+@pytest.mark.parametrize("tuned", [integers(1, 5), integers(3, 70_000), integers(1, 70_000, log=True), integers(2, 9, log=True),
+                                   LR, OPTIMIZER, Tuned(name="n", kind="float", low=0.1, high=0.75, step=0.1),
+                                   Tuned(name="n", kind="bool", choices=(True, False)), ORDERED])
 def test_encode_and_decode_are_inverse(tuned):
     one = space(tuned)
     for part in np.random.default_rng(1).random(300):
@@ -110,7 +111,8 @@ def test_encode_and_decode_are_inverse(tuned):
 
 def test_numbers_among_ordered_choices_are_in_their_order_and_words_in_the_grids():
     assert space(Tuned(name="n", kind="int", choices=(64, 16, 32), ordered=True)).dims[0].values == (16, 32, 64)
-    assert space(Tuned(name="n", kind="str", choices=("small", "medium", "large"), ordered=True)).dims[0].values == ("small", "medium", "large")
+    sizes = ("small", "medium", "large")
+    assert space(Tuned(name="n", kind="str", choices=sizes, ordered=True)).dims[0].values == sizes
     assert space(Tuned(name="n", kind="int", choices=(64, 16, 32))).dims[0].values == (64, 16, 32)
 
 

@@ -57,8 +57,8 @@ def test_numbers_computed_by_hand(study: DiskStudy, made_up: MadeUpSlurm, capsys
     made_up.says("squeue", queue("4|RUNNING|n[1-2]|2:30|None", "6|PENDING||0:00|Priority"))
     said = as_json(capsys, "status", study.store.root)
     assert said["study"] == "told" and said["over"] is False and said["slurm"] == {"asked": True, "trouble": ""}
-    assert said["trials"] == {"total": 8, "done": 3, "infeasible": 1, "pruned": 0, "failed": 1, "lost": 0, "cancelled": 0, "running": 1, "queued": 1,
-                              "pending": 1}
+    assert said["trials"] == {"total": 8, "done": 3, "infeasible": 1, "pruned": 0, "failed": 1, "lost": 0, "cancelled": 0, "running": 1,
+                              "queued": 1, "pending": 1}
     rows = {row["variant"]: row for row in said["variants"]}
     assert [row["variant"] for row in said["variants"]][:2] == [B, A], "the best comes first"
     assert rows[A]["mean"] == 0.625 and rows[A]["sd"] == pytest.approx(0.25 / 2**0.5) and rows[A]["n"] == 2

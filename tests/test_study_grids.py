@@ -14,13 +14,15 @@ from studies import ROOT
 
 SMALLER = ("search.trials=2", "search.wave=2", "confirm.top=1", "confirm.seeds=2", "local.running=2")
 FILES: dict[str, Any] = {
-    "cifar100_bayes": (lambda root: image_fixtures.write_cifar100(root, per_class=5), {"epochs     = 30": "epochs     = 2"},
-                       ("tune.epochs=[1,2]",)),
-    "fashion_cnn": (lambda root: image_fixtures.write_fashion_mnist(root, per_class=10), {"epochs     = 20": "epochs     = 2",
-                    "epochs           = 20": "epochs           = 2", "epochs     = 3": "epochs     = 1"},
-                    ("batch_size=16", "tune.filters=[16,24]", "tune.depth=[1,5,10]")),
-    "small_cnn": (lambda root: image_fixtures.write_cifar10(root, per_class=10), {'"imagenet"': '"none"', "image_size = 224": "image_size = 32"},
-                  ("train_images=60", "batch_size=16", "epochs=1")),
+    "cifar100_bayes": (
+        lambda root: image_fixtures.write_cifar100(root, per_class=5), {"epochs     = 30": "epochs     = 2"}, ("tune.epochs=[1,2]",)),
+    "fashion_cnn": (
+        lambda root: image_fixtures.write_fashion_mnist(root, per_class=10),
+        {"epochs     = 20": "epochs     = 2", "epochs           = 20": "epochs           = 2", "epochs     = 3": "epochs     = 1"},
+        ("batch_size=16", "tune.filters=[16,24]", "tune.depth=[1,5,10]")),
+    "small_cnn": (
+        lambda root: image_fixtures.write_cifar10(root, per_class=10),
+        {'"imagenet"': '"none"', "image_size = 224": "image_size = 32"}, ("train_images=60", "batch_size=16", "epochs=1")),
     "digits_search": (lambda root: None, {"first  = 2": "first  = 1"}, ("train_images=160", "epochs=4")),
 }
 """Grid -> what writes its data, what is changed in the file itself (no --set reaches into a list of tables), what else is set."""

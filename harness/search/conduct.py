@@ -1,7 +1,7 @@
 """Carries out what `harness.search.decide` decides: reads what trials have come to, and writes the next waves down."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from harness.search.proposer import Proposer
 from harness.search.space import Space
 from harness.store import Store
 from harness.trials import Planner
+from harness.waves import Wave
 from jobs.config import Value
 
 
@@ -82,8 +83,7 @@ class Conductor:
         status, rows = self._rows[trial, epochs]
         if status == "infeasible" and (epochs is None or len(rows) < epochs):
             return None
-        values = rows[-1:] if self.grid.select == "last" and epochs is None else rows[:epochs]
-        values = values[-1:] if self.grid.select == "last" else values
+        values = rows[:epochs][-1:] if self.grid.select == "last" else rows[:epochs]
         known = [value for value in values if value is not None and math.isfinite(value)]
         return (max(known) if self.grid.mode == "max" else min(known)) if known else None
 
@@ -93,9 +93,14 @@ class Conductor:
 
     def unfinished(self, status: Mapping[str, str]) -> bool:
         """Whether something is still to be decided, now or once more has come in. Proposes nothing."""
-        seen = self._seen(status)
-        return any(not search.over(seen) or search.unconfirmed(self.measured) or not search.confirmed(seen) for search in self.searches) \
-            or self._test(seen) is not None
+        seen, searches = self._seen(status), self._wanted()
+        return any(not search.over(seen) or search.unconfirmed(self.measured) or not search.confirmed(seen) for search in searches) \
+            or self._test(searches, seen) is not None
+
+    def _wanted(self) -> list[VariantSearch]:
+        """The searches that nobody has ended."""
+        ended = self.store.ended_searches()
+        return [search for search in self.searches if search.variant.name not in ended]
 
     # --- deciding -------------------------------------------------------------------------------------------------------------
 
@@ -105,29 +110,31 @@ class Conductor:
         Args:
             status: of every trial so far.
         """
-        seen, before = self._seen(status), len(self.store.waves())
-        for search in self.searches:
+        seen, decided = self._seen(status), 0
+        for search in (searches := self._wanted()):
             while wave := search.next(seen, self.measured):
                 self.store.write_wave(wave)
                 search.take(wave)
                 seen |= {trial.id: "pending" for trial in wave.trials}
+                decided += 1
                 if wave.exhausted:
                     self.note(f"{search.variant.name}: all {len(search.candidates)} configs that the search space has are tried; "
                               f"[search] trials = {search.search.trials} asked for more")
-        self.trials = {trial.id: trial for trial in self.store.trials()}
-        if all(search.over(seen) and search.confirmed(seen) for search in self.searches) and (wave := self._test(seen)):
+        if all(search.over(seen) and search.confirmed(seen) for search in searches) and (wave := self._test(searches, seen)):
             self._again = False
             self.store.write_wave(wave)
-            self.trials = {trial.id: trial for trial in self.store.trials()}
+            decided += 1
             self.note(f"the test split is opened for {len(wave.trials)} trials of the configs that were chosen on validation"
                       + (f", for the {wave.number}. time" if wave.number > 1 else ""))
-        return len(self.store.waves()) > before
+        if decided:
+            self.trials = {trial.id: trial for trial in self.store.trials()}
+        return decided > 0
 
-    def _test(self, seen: Mapping[str, str]) -> Any:
+    def _test(self, searches: Sequence[VariantSearch], seen: Mapping[str, str]) -> Wave | None:
         if self.grid.test != "confirmed" or not self.grid.confirm:
             return None
         try:
-            wave = test_wave(self.searches, self.trials, seen, self.measured, again=self._again)
+            wave = test_wave(searches, self.trials, seen, self.measured, again=self._again)
             return None if wave and self._cut_short == {trial.id for trial in wave.trials} else wave
         except OpenedBefore as error:
             if not self._opened_before:
@@ -148,5 +155,5 @@ def check_continues(frozen: str, grid: Grid) -> None:
     old = parse_grid(frozen, name="grid.toml")
     before, now = (list(of.identity()["variants"].items()) for of in (old, grid))
     if fixed(old) != fixed(grid) or now[:len(before)] != before:
-        raise StudyError("a search goes on with more trials, another wave, another [confirm] or more variants after those it has; what else "
-                         "changed would make it another search: begin it anew with --study-dir DIR")
+        raise StudyError("a search goes on with more trials, another wave, another [confirm] or more variants after those it has; what "
+                         "else changed would make it another search: begin it anew with --study-dir DIR")

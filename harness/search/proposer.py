@@ -19,7 +19,7 @@ Values = dict[str, Value]
 AUTO = "auto"
 _TRANSITIONS = 64
 """Ordered values up to which Nevergrad is given each of them; longer ranges are a number in [0, 1] that is cut into bins."""
-_ASKS, _DRAWS, _LISTED = 20, 2000, 100_000
+_ASKS, _DRAWS, _LISTED = 10, 2000, 100_000
 """How often the algorithm is asked for a config that is new, how many are then drawn at random, and how many are then gone through."""
 _LARGEST = 1e15
 """A loss is told as at most this: what diverged must not swamp the statistics of the algorithm."""
@@ -153,8 +153,10 @@ class Proposer:
         return proposed
 
     def _asked(self) -> tuple[Values, Any] | None:
-        """A new config from the algorithm, unless it keeps to old ones."""
-        for _ in range(_ASKS):
+        """A new config from the algorithm, unless it keeps to old ones or is used up."""
+        for _ in range(1 if self._algorithm == AUTO else _ASKS):
+            if self._optimizer.one_shot and self._optimizer.num_ask >= self._trials:
+                return None
             candidate = self._guarded(self._optimizer.ask)
             if candidate is None:
                 return None

@@ -25,14 +25,14 @@ from jobs.config import Value
 
 Values = dict[str, Value]
 Array = NDArray[np.float64]
-SCALE, SIGNAL, NOISE = (0.0, 1.0), (0.0, 0.5), (-6.0, 1.5)
+SCALE, SIGNAL, NOISE = (-1.0, 0.7), (0.0, 0.5), (-4.0, 1.0)
 """(mean, standard deviation) of the normal priors on the logarithms of length scales, signal variance and noise variance, where parameters
 are in [0, 1] and losses have variance 1."""
 WINSOR = 2.0
 """A loss counts at most as median + WINSOR * (median - best): what went badly wrong must not flatten the rest."""
 FITTED, MODELLED = 150, 1000
 """At most so many losses for the hyperparameters, and for the model."""
-RANDOM, PARENTS, CHILDREN, ROUNDS = 500, 5, 300, 3
+RANDOM, PARENTS, CHILDREN, ROUNDS = 100, 5, 300, 3
 """Candidates: so many at random, and mutations of the best configs; then rounds of mutations of the best candidates."""
 _JITTER = 1e-8
 
@@ -51,7 +51,7 @@ def features(space: Space, points: Points) -> Array:
             one_hot = np.where(on[:, None], np.eye(dim.count)[dim.places(part)], 1 / dim.count)
             columns.extend(one_hot.T / math.sqrt(2))
         elif dim.count and not dim.log:
-            columns.append(np.where(on, dim.places(part) / (dim.count - 1), 0.5))
+            columns.append(np.where(on, dim.places(part) / max(dim.count - 1, 1), 0.5))
         else:
             columns.append(np.where(on, part, 0.5))
     return np.stack(columns, axis=1)
@@ -212,8 +212,8 @@ class Surrogate(base.Optimizer):  # type: ignore[misc]  # Nevergrad has no annot
 class Posterior:
     """What the losses told so far say of all points.
 
-    Losses that were measured after a part of the epochs only are one more parameter to the model, the logarithm of the share; what it
-    says is of whole trainings.
+    Losses that were measured after a share of the epochs only are lowered by what configs gained, on average, that were trained further.
+    The logarithm of the share is one more parameter to the model, whose answers are about whole trainings.
     """
 
     def __init__(self, space: Space, told: list[tuple[Any, float, float]]) -> None:
@@ -230,6 +230,7 @@ class Posterior:
         if self._halving:
             of = np.append(of, len(space.dims))
             x = np.column_stack([x, np.log(shares) / np.log(shares.min())])
+            losses = losses - gains([candidate.uid for candidate, _, _ in told], losses, shares)
         median = float(np.median(losses))
         y = np.minimum(losses, median + WINSOR * (median - losses.min()))
         self._x, self._y = x, (y - y.mean()) / (y.std() or 1.0)
@@ -265,6 +266,23 @@ class Posterior:
             return log_improvement(cross[:n].T @ self._alpha, np.sqrt(variance), best)
 
         return score
+
+
+def gains(names: list[str], losses: Array, shares: Array) -> Array:
+    """For each loss (n,), measured of a config after a share of its epochs, how much configs gain on average from there to the end.
+
+    The gain from one share to the next larger is the mean over the configs with losses at both; without any it is 0.
+    """
+    gain = np.zeros(len(losses))
+    later: dict[str, float] = {}
+    total = 0.0
+    for share in np.unique(shares)[::-1]:
+        sooner = {names[i]: float(losses[i]) for i in np.flatnonzero(shares == share)}
+        gained = [loss - later[name] for name, loss in sooner.items() if name in later]
+        total += float(np.mean(gained)) if gained else 0.0
+        gain[shares == share] = total
+        later = sooner
+    return gain
 
 
 def mutated(space: Space, parents: Points, count: int, rng: np.random.Generator) -> Points:

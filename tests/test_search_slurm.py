@@ -1,0 +1,37 @@
+"""A search on a real Slurm, by a launcher that is a job: it proposes and chooses what it would have on one machine."""
+
+from pathlib import Path
+
+import pytest
+from search_studies import SearchBench, Warm, warm  # noqa: F401
+from slurm_fixture import Cluster, until
+from slurm_studies import SlurmBench
+
+TURNS = {"trials": 12, "wave": 2, "turns": True, "search": "running = 4", "more": "[confirm]\ntop = 2\nseeds = 2"}
+
+
+@pytest.mark.slurm
+def test_the_controller_is_killed_in_the_middle(tmp_path: Path, cluster: Cluster, warm: Warm) -> None:  # noqa: F811
+    plain = SearchBench(tmp_path / "undisturbed", warm).search(**TURNS)  # type: ignore[arg-type]
+    ended = plain.launch()
+    assert ended.status == 0, ended.said
+
+    site = SlurmBench(tmp_path / "slurm", cluster)
+    study = SearchBench(site.folder).search(**TURNS)  # type: ignore[arg-type]
+    site.environment["TOY_FOLDER"] = str(site.folder)
+    status, said = site.run("--detach")
+    assert status == 0, said
+    until("a third of the proposals", lambda: len(study.waves("propose")) >= 3, timeout_s=120)
+    cluster.send("slurmctld", "kill")
+    before = len(list(study.store.root.glob("trials/*/result.json")))
+    until("trials that end though the controller is gone", lambda: len(list(study.store.root.glob("trials/*/result.json"))) > before)
+    assert len(study.waves("propose")) < 6, "it was over before the controller was killed"
+    cluster.start("slurmctld")
+    site.wait_for_queue(timeout_s=240)
+    said = "\n".join(path.read_text() for path in sorted(study.store.submitit_folder.glob("launcher-*.log")))
+    assert study.store.table_file("trials").exists(), said
+    assert study.proposed() == plain.proposed() and study.decisions() == plain.decisions(), said
+    assert study.tables() == plain.tables()  # so the winner is the same, and what the test split says of it
+    assert all(len(numbers) == 1 for numbers in site.submissions().values())
+    opened = sum(row["test_opened"] is not None for row in study.rows("attempts"))
+    assert opened == sum(row["test_opening"] == 1 for row in study.rows()) > 0
