@@ -282,6 +282,18 @@ def test_the_end_of_a_rung_waits_for_those_that_may_still_reach_it() -> None:
     assert [granted(wave) for wave in made.decide()] == [[(0, 0, None)]]
 
 
+def test_who_comes_early_to_a_rung_waits_for_those_that_go_on_to_it_now() -> None:
+    made = Made(grid(trials=6, wave=3, running=6, first=1, factor=3, epochs=9), lambda number, epochs, seed: -float(number))
+    made.decide()
+    made.rest(0, 1, 2)
+    made.decide()
+    made.rest(2)  # on the second rung, alone
+    made.rest(3, 4, 5)
+    assert [granted(wave) for wave in made.decide()] == [[(5, 0, 3)]]
+    made.rest(5)
+    assert [granted(wave) for wave in made.decide()] == [[(5, 0, None)]]
+
+
 def test_failed_configs_count_on_their_rung_and_lost_ones_do_not() -> None:
     for status, expected in (("failed", [(2, 0, 3)]), ("infeasible", [(2, 0, 3)]), ("lost", []), ("cancelled", [])):
         made = Made(grid(trials=100, wave=4, first=1, factor=3, epochs=9))

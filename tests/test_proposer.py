@@ -210,4 +210,5 @@ def test_auto_takes_a_short_training_for_what_it_is():
         one.tell(number, (place - 0.8) ** 2 + 5, share=1 / 9)
     for number in (0, 1):  # far from the optimum, and promoted
         one.tell(number, ((0.05, 0.2)[number] - 0.8) ** 2)
-    assert all(0.6 < values["x"] < 0.95 for values in one.ask(4))
+    first, *others = (float(values["x"]) for values in one.ask(4))
+    assert abs(first - 0.8) < 0.1 and min(others) > 0.5

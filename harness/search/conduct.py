@@ -32,6 +32,7 @@ class Conductor:
         self.store, self.grid, self.planner, self.note = store, grid, planner, note
         self._again = again
         self._opened_before = False
+        self._said: set[str] = set()
         self._rows: dict[tuple[str, int | None], tuple[str, list[float | None]]] = {}
         self.searches = [VariantSearch(grid, index, planner, self._proposer_of(index), partial(self._first, index))
                          for index in range(len(grid.variants))]
@@ -117,6 +118,7 @@ class Conductor:
                 search.take(wave)
                 seen |= {trial.id: "pending" for trial in wave.trials}
                 decided += 1
+                self._warn(search)
                 if wave.exhausted:
                     self.note(f"{search.variant.name}: all {len(search.candidates)} configs that the search space has are tried; "
                               f"[search] trials = {search.search.trials} asked for more")
@@ -129,6 +131,12 @@ class Conductor:
         if decided:
             self.trials = {trial.id: trial for trial in self.store.trials()}
         return decided > 0
+
+    def _warn(self, search: VariantSearch) -> None:
+        """Says once what the proposer complains of."""
+        for text in [text for text in search.trouble() if text not in self._said]:
+            self._said.add(text)
+            self.note(f"{search.search.algorithm}: {text}")
 
     def _test(self, searches: Sequence[VariantSearch], seen: Mapping[str, str]) -> Wave | None:
         if self.grid.test != "confirmed" or not self.grid.confirm:

@@ -151,6 +151,14 @@ class VariantSearch:
             return wave
         return self._confirm(measured)
 
+    def trouble(self) -> list[str]:
+        """What the proposer complains of."""
+        if not (proposer := self._proposer):
+            return []
+        other = "it would propose other configs by now than the waves have (another version of Nevergrad?); the waves count"
+        failed = f"it raised {proposer.trouble}; where it gave no config, one was drawn at random"
+        return [text for text, is_so in ((failed, proposer.trouble), (other, proposer.differs)) if is_so]
+
     def _wave(self, kind: str, trials: Iterable[PlannedTrial], **more: object) -> Wave:
         return Wave(number=len(self.waves), kind=kind, variant=self.index, trials=tuple(trials), **more)  # type: ignore[arg-type]
 
