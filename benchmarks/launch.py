@@ -160,13 +160,13 @@ def _look_s(root: Path, grid: Path, profile: Path) -> float:
     from harness.store import Store
 
     store, read = Store(root), read_grid(grid)
-    trials = [trial.id for trial in store.trials()]
+    trials = store.trials()
     executor = SlurmExecutor(store, read.slurm, read_profile(str(profile)))
     batches = store.batches()
     began = time.perf_counter()
     alive = executor.alive(batches)
     living = {batch.worker(place): batch for batch in batches for place in range(batch.workers) if batch.worker(place) in alive}
-    now = plan(trials, store.scan(trials), living=living, retry={})
+    now = plan([trial.id for trial in trials], store.scan(trials), living=living, retry={})
     took = time.perf_counter() - began
     if now.count("queued") != len(trials):
         raise RuntimeError(f"{now.count('queued')} of {len(trials)} trials wait")

@@ -35,7 +35,7 @@ def newest_checkpoint(folder: Path) -> str:
     return max(path.name for path in folder.glob("checkpoint-*.pt"))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [pytest.param(name, marks=pytest.mark.slow if n else ()) for n, name in enumerate(RECIPES)])
 def test_rungs_give_what_one_run_gives(recipe: str, tmp_path: Path, data: Path) -> None:
     trial = Trial(config={**SMALL, **RECIPES[recipe]}, seed=4)
     whole = train(trial, tmp_path / "whole", data, every_step=False)
@@ -46,6 +46,7 @@ def test_rungs_give_what_one_run_gives(recipe: str, tmp_path: Path, data: Path) 
     assert (tmp_path / "rungs" / "selected.pt").read_bytes() == (tmp_path / "whole" / "selected.pt").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["sgd, cosine, crops, dropout", "adam, bf16, plain network"])
 def test_rungs_on_two_ranks(recipe: str, tmp_path: Path, data: Path) -> None:
     trial = Trial(config={**SMALL, **RECIPES[recipe]}, seed=4)
@@ -73,6 +74,7 @@ def test_a_budget_of_all_epochs_is_the_whole(budget: int | None, finished: bool,
     assert (tmp_path / "opened").exists() == (tmp_path / "selected.pt").exists() == finished == bool(outcome["test"])
 
 
+@pytest.mark.slow
 def test_a_trial_killed_between_two_rungs_and_within_one(tmp_path: Path, data: Path) -> None:
     trial = Trial(config={**SMALL, **RECIPES["sgd, cosine, crops, dropout"]}, seed=2)
     whole = train(trial, tmp_path / "whole", data, every_step=False)

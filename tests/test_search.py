@@ -117,6 +117,7 @@ def test_launching_again_changes_nothing(copy: SearchBench) -> None:
     assert copy.everything() == before
 
 
+@pytest.mark.slow
 def test_the_search_goes_on_and_another_winner_needs_again(copy: SearchBench) -> None:
     before, decisions = copy.rows(), copy.waves()
     copy.grid.write_text(copy.grid.read_text().replace("trials = 6", "trials = 8"))

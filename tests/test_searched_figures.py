@@ -65,6 +65,7 @@ def test_what_the_search_said_stands_beside_what_was_confirmed(confirmed: Study)
     assert "Not confirmed" not in text
 
 
+@pytest.mark.slow
 def test_an_unconfirmed_best_is_said_to_be_biased_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = values({("a", 0): (0.91, 0.93), ("a", 1): (0.90, 0.90), ("b", 0): (0.70, 0.70), ("b", 1): (0.88, 0.90)})
     folder = write_search(tmp_path / "s", {"a": 0.9, "b": 0.9}, configs=2, value=said, confirm=0)
@@ -152,6 +153,7 @@ def test_parameters_leave_out_what_a_config_does_not_read(tmp_path: Path) -> Non
     assert [t.get_text() for t in panels["optimizer"].get_xticklabels()] == ["sgd", "adamw"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("files", "kwargs"), [
     (FILES, {"variants": {"only": 0.9}, "configs": 1, "confirm": 1, "fresh": 1}),
     (HALVED, {"variants": {"only": 0.9}, "configs": 9, "rungs": (2,), "metric": "val_loss", "mode": "min"}),
@@ -164,6 +166,7 @@ def test_poor_searches_still_give_pictures(tmp_path: Path, files: set[str], kwar
     assert {p.name for p in (folder / "figures").iterdir()} == files
 
 
+@pytest.mark.slow
 def test_a_search_that_has_only_begun_shows_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_search(tmp_path / "s", TWO, configs=6, rungs=(3,), confirm=0)
     table = pq.read_table(folder / "trials.parquet")
@@ -175,6 +178,7 @@ def test_a_search_that_has_only_begun_shows_what_there_is(tmp_path: Path, capsys
     assert {p.stem for p in (folder / "figures").iterdir()} == {"search", "parameters", "rungs"}
 
 
+@pytest.mark.slow
 def test_more_variants_than_fit_are_said_to_be_left_out(tmp_path: Path) -> None:
     variants = {f"variant {i} of {'x' * 40}": 0.7 + i / 60 for i in range(13)}
     study = load(write_search(tmp_path / "s", variants, configs=3, rungs=(3,), fresh=1))

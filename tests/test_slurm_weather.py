@@ -316,7 +316,7 @@ import harness.study
 from harness.plan import TrialState
 from harness.store import Store
 began, scan = time.monotonic(), Store.scan
-Store.scan = lambda self, trials: scan(self, trials) if time.monotonic() > began + 10 else {trial: TrialState() for trial in trials}
+Store.scan = lambda self, trials: scan(self, trials) if time.monotonic() > began + 10 else {trial.id: TrialState() for trial in trials}
 harness.study.LATE_S = 10.0
 from harness.launch import main
 sys.exit(main())"""]
