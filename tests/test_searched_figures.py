@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import comparison, curves, parameters, plots, results_table, rungs, search, style
+from analysis import comparison, curves, parameters, plots, results_table, rungs, search, style, winners
 from analysis.load import AnalysisError, Study, load
 from harness.grid import parse_grid
 from harness.store import Store
@@ -63,6 +63,17 @@ def test_what_the_search_said_stands_beside_what_was_confirmed(confirmed: Study)
     assert (row["config"], row["configs"], row["search_value"], row["search_n"]) == (1, 2, pytest.approx(0.90), 2)
     assert row["param_lr"] == confirmed.trials["param_lr"].iloc[0]
     assert "Not confirmed" not in text
+
+
+def test_the_luck_of_being_chosen_is_left_out(tmp_path: Path) -> None:
+    """Means 86 and 87: config 1 wins, by its luck with seed 2."""
+    again = values({("a", 0): (0.82, 0.87, 0.89), ("a", 1): (0.97, 0.78, 0.86)}, begin=2)
+    said = values({("a", 0): (0.9, 0.9), ("a", 1): (0.9, 0.9)})
+    study = load(write_search(tmp_path / "s", {"a": 0.9}, configs=2, value=said | again, openings=0))
+    assert study.search is not None and study.search.chosen("a")["config"] == 1
+    # seed 2: config 0 (88.0 to 82.0) has 82; seed 3: config 1 (91.5 to 85.5) has 78; seed 4: config 1 (87.5 to 84.5) has 86
+    assert winners.left_out(study.search, "a", "val_acc", "max") == pytest.approx((0.82 + 0.78 + 0.86) / 3)
+    assert "(n = 3), 82.0 % with each seed left out of the choice" in results_table.markdown(results_table.table(study), study)
 
 
 @pytest.mark.slow
