@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from search_studies import SearchBench, Warm, warm  # noqa: F401
 
-from harness.local import available_cpus
 from harness.search.algorithms import ALGORITHMS
 
 pytestmark = pytest.mark.slow
@@ -23,7 +22,7 @@ GRIDS: dict[str, dict[str, Any]] = {
     "barrier": {"seeds": "[0, 9]", "widths": "[1, 2]", "trials": 32, "wave": 4, "pause": 0.15, "more": CONFIRM},
     # Without a barrier it is a matter of time what has been told when. So the trials take turns, see `wait_for_turn`: only then is there
     # one right sequence of proposals.
-    "no barrier": {"trials": 48, "wave": 2, "pause": 0.25, "turns": True, "swap": available_cpus() > 1, "more": CONFIRM,
+    "no barrier": {"trials": 48, "wave": 2, "pause": 0.25, "turns": True, "more": CONFIRM,
                    "search": f'running = 5\nalgorithm = "{NAMED}"'},
 }
 
