@@ -35,11 +35,6 @@ def proposals(folder, variant):
     return found
 
 
-def turn_of(number, running, swap):
-    """At which place a config ends: those of the first places change theirs with the next one."""
-    return number ^ 1 if swap and number < running - running % 2 else number
-
-
 def wait_for_turn(trial, context):
     """Until the configs whose turn is before have ended, and all waves are written that can be asked for by then: what a launcher knows
     when it asks is then the same, however slow it is, and however often it dies."""
@@ -50,14 +45,12 @@ def wait_for_turn(trial, context):
     number = {name: number for number, names in proposals(study, variant).items() for name in names}.get(context.folder.name)
     if number is None:
         return  # it is being confirmed
-    running, wave, swap = search["running"], search["wave"], trial.config["swap"]
-    turn = turn_of(number, running, swap)
-    asked = min(search["trials"], wave * ((running + turn) // wave))
+    asked = min(search["trials"], search["wave"] * ((search["running"] + number) // search["wave"]))
     while True:
         found = proposals(study, variant)
-        before = [names for number, names in found.items() if turn_of(number, running, swap) < turn]
+        before = [names for earlier, names in found.items() if earlier < number]
         ended = [all((study / "trials" / name / "result.json").exists() for name in names) for names in before]
-        if len(found) >= asked and len(before) == turn and all(ended):
+        if len(found) >= asked and len(before) == number and all(ended):
             return
         if context.stop():
             raise Interrupted
@@ -117,7 +110,6 @@ metrics = ["score"]
 epochs = {epochs}
 pause = {pause}
 turns = {turns}
-swap = {swap}
 late = 5.0
 
 [compare]
@@ -202,12 +194,11 @@ class SearchBench(Bench):
         self.environment["TOY_FOLDER"] = str(folder)
         self.warm = warm
 
-    def search(self, *, name: str = "toy", seeds: str = "[0]", epochs: int = 1, pause: float = 0.0, turns: bool = False, swap: bool = False,
+    def search(self, *, name: str = "toy", seeds: str = "[0]", epochs: int = 1, pause: float = 0.0, turns: bool = False,
                widths: str = "[1]", tune: str = SPACE, trials: int = 6, wave: int = 3, search: str = "", more: str = "") -> "SearchBench":
         """Writes the grid; `search` goes below the keys of [search], `more` behind it."""
-        write = {"turns": str(turns).lower(), "swap": str(swap).lower()}
         self.grid.write_text(GRID.format(name=name, seeds=seeds, epochs=epochs, pause=pause, widths=widths, tune=tune, trials=trials,
-                                         wave=wave, search=search, more=more, **write))
+                                         wave=wave, search=search, more=more, turns=str(turns).lower()))
         return self
 
     def begin(self, *options: str, **environment: str) -> None:

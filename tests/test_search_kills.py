@@ -22,7 +22,7 @@ GRIDS: dict[str, dict[str, Any]] = {
     "barrier": {"seeds": "[0, 9]", "widths": "[1, 2]", "trials": 32, "wave": 4, "pause": 0.15, "more": CONFIRM},
     # Without a barrier it is a matter of time what has been told when. So the trials take turns, see `wait_for_turn`: only then is there
     # one right sequence of proposals.
-    "no barrier": {"trials": 48, "wave": 2, "pause": 0.25, "turns": True, "more": CONFIRM,
+    "no barrier": {"trials": 64, "wave": 2, "pause": 0.3, "turns": True, "more": CONFIRM,
                    "search": f'running = 5\nalgorithm = "{NAMED}"'},
 }
 

@@ -183,6 +183,7 @@ class Space:
         deciding = {name for dim in self.dims for name, _ in dim.when}
 
         def count(index: int, values: dict[str, Value]) -> int | None:
+            """Of the dimensions from `index` on, those before having `values`."""
             factor = 1
             for place, dim in enumerate(self.dims[index:], index):
                 if not self._active(dim, values):
