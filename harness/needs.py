@@ -23,10 +23,12 @@ from harness.search.earlier import best_configs
 from harness.store import Store
 from jobs import durable, registry
 from jobs.config import Config, ConfigError, Value
-from jobs.datasets import DataError
+from jobs.datasets import DataError, is_own
 
 _DECIDING = ("dataset", "image_size", "model", "weights")
 """The parameters that decide which files a trial needs."""
+_OF_FOLDERS = ("dataset", "image_size", "classes", "val_fraction", "test_fraction")
+"""The parameters that a user's own folder of images may not bear out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +64,13 @@ def needed_configs(grid: Grid) -> Iterator[Config]:
                 # weights of another model: a combination that [tune.when] keeps apart
 
 
+def own_functions(grid: Grid) -> list[str]:
+    """The functions of the user's own that a grid's trials call, "package.module:function": its job, and what builds its models."""
+    if grid.job is not None:
+        return [grid.job.run]
+    return sorted({config.model for config in needed_configs(grid) if registry.is_function(config.model)})
+
+
 def missing(configs: Iterable[dict[str, Any]], *, data: Path, runs: Path, grid: Path, overrides: Sequence[str] = ()) -> list[Missing]:
     """Everything the configs need and do not find, each thing once.
 
@@ -73,9 +82,9 @@ def missing(configs: Iterable[dict[str, Any]], *, data: Path, runs: Path, grid: 
         overrides: the `--set` options the grid was read with.
 
     Raises:
-        MissingData: the data folder may not be read.
+        MissingData: the data folder may not be read, or a user's own images are not what the configs take them for.
     """
-    found: dict[str, Missing] = {}
+    configs, found = list(configs), dict[str, Missing]()
     changed = [word for override in overrides for word in ("--set", override)]
     stage = shlex.join(["python", "-m", "harness.stage", str(grid), *changed]) + "   # where there is internet"
     for config in {tuple(config[name] for name in _DECIDING): config for config in configs}.values():
@@ -86,14 +95,34 @@ def missing(configs: Iterable[dict[str, Any]], *, data: Path, runs: Path, grid: 
             raise MissingData(str(error)) from error
         if gone:
             more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
-            found[dataset] = Missing(what=f"data set {dataset}", where=f"{gone[0]}{more}", command=stage)
+            mend = f"put your images at {gone[0]}/<class>/, or set HARNESS_DATA to where they are" if is_own(dataset) else stage
+            found[dataset] = Missing(what=f"data set {dataset}", where=f"{gone[0]}{more}", command=mend)
         weights = config["weights"]
         if weights.startswith("study:"):
             if weights not in found and (lacking := missing_source(Store(runs / weights.removeprefix("study:")), grids=grid.parent)):
                 found[weights] = lacking
         elif (path := registry.weights_path(config["model"], weights, data)) and not path.exists():
             found[str(path)] = Missing(what=f"weights {weights} of {config['model']}", where=str(path), command=stage)
+    own = {tuple(config[name] for name in _OF_FOLDERS): config for config in configs if is_own(config["dataset"])}
+    check_own_images(map(Config.from_dict, own.values()), data)
     return list(found.values())
+
+
+def check_own_images(configs: Iterable[Config], data: Path) -> None:
+    """Raises MissingData for what only a user's own folders of images can tell, from the names in them: a layout that is refused, classes
+    that they do not have, files that changed after their cache was built."""
+    problems: dict[str, None] = {}
+    looked: set[Path] = set()
+    for config in configs:
+        try:
+            if (cache := jobs.data.cache_folder(config, data)) not in looked:
+                looked.add(cache)
+                jobs.data.check_unchanged(config, data)
+            jobs.data.check_own(config, data)
+        except (DataError, ConfigError, OSError) as error:
+            problems[str(error)] = None
+    if problems:
+        raise MissingData("\n".join(problems))
 
 
 # ---------------------------------------------------------------------------------------------------------- an earlier study

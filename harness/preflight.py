@@ -269,7 +269,7 @@ def _check_submission(report: Report, wanted: Slurm, profile: Profile, *, nodes_
 
 def _check_limits(report: Report, grid: Grid, profile: Profile, config: dict[str, str]) -> None:
     """How the study would be cut into arrays."""
-    jobs = math.ceil(grid.trial_count() / grid.slurm.trials_per_job)
+    jobs = math.ceil(grid.trial_count() / grid.slurm.trials_of_a_job)
     size = int(config["MaxArraySize"]) if config.get("MaxArraySize", "").isdigit() else 1
     if size < 2:
         report.note("arrays", "this cluster has no job arrays (MaxArraySize): every job is submitted by itself")

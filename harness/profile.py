@@ -101,7 +101,7 @@ class Profile:
     gpu_type: str = _key("type of GPU as the site calls it; sbatch is asked for gpus-per-node TYPE:N", "")
     python: str = _key("interpreter on the nodes, as an absolute path or a name that `setup` puts on the PATH; by default the one that "
                        "launches", "")
-    scratch: str = _key("folder on a node's own disk, which becomes TMPDIR: /scratch/$USER or $SLURM_TMPDIR", "")
+    scratch: str = _key("folder on a node's own disk, which becomes TMPDIR and gets a copy of the data: /scratch/$USER or $SLURM_TMPDIR", "")
     signal_s: int = _key("seconds before the time limit at which jobs keep their progress", 120, low=1, high=65_535)
     poll_s: int = _key("seconds between two questions to Slurm at most", 30, low=1, high=3600)
     max_jobs: int = _key("jobs in the queue at once at most; 0 is what Slurm allows", 0)
@@ -124,7 +124,7 @@ def preamble(profile: Profile) -> list[str]:
     lines = ["set -eo pipefail", "trap '' USR1 USR2", *profile.setup]
     if profile.scratch:
         folder = re.sub(r"\$(\w+)", r"${\1:?is not set here, and the profile names it in scratch}", profile.scratch)
-        lines += [f'export TMPDIR="{folder}"', 'mkdir -p "$TMPDIR"']
+        lines += [f'export TMPDIR="{folder}"', 'mkdir -p "$TMPDIR"', 'export HARNESS_SCRATCH="$TMPDIR"']
     return lines
 
 

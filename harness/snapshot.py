@@ -18,7 +18,7 @@ from harness.errors import UsageError
 from harness.store import Store
 from jobs.failpoint import failpoint
 
-PACKAGES = ("torch", "torchvision", "numpy", "submitit", "nevergrad", "pandas", "pyarrow", "matplotlib")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "submitit", "nevergrad", "pandas", "pyarrow", "matplotlib")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,9 +29,13 @@ class Source:
     digest: str
 
     @classmethod
-    def of_this_process(cls, job: str | None = None) -> "Source":
-        """What runs now: this package, `jobs`, and the package or module of a job "package.module:function"."""
-        names = ["harness", "jobs", *([re.split("[.:]", job)[0]] if job else [])]
+    def of_this_process(cls, *own: str) -> "Source":
+        """What runs now: this package, `jobs`, and the package or module of each function of the user's own, "package.module:function".
+
+        Raises:
+            UsageError: there is no such package or module.
+        """
+        names = ["harness", "jobs", *(re.split("[.:]", function)[0] for function in own)]
         files = {name: text for package in dict.fromkeys(names) for name, text in _files_of(package).items()}
         parts = (f"{name}\0{len(text)}\0".encode() + text for name, text in sorted(files.items()))
         return cls(files=files, digest=hashlib.sha256(b"".join(parts)).hexdigest()[:16])

@@ -14,6 +14,7 @@ import os
 import shutil
 import ssl
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -79,6 +80,7 @@ def stage(grids: Iterable[tuple[Path, "Grid"]], root: Path, *, runs: Path) -> in
     from harness.needs import needed_configs
     from jobs.config import ConfigError
     from jobs.datasets import DataError
+    from jobs.registry import is_timm
 
     print(f"data folder: {root}")
     sets: dict[str, dict[Path, Config]] = {}
@@ -90,7 +92,8 @@ def stage(grids: Iterable[tuple[Path, "Grid"]], root: Path, *, runs: Path) -> in
         _collect(needed_configs(grid), root, sets=sets, weights=weights, studies=studies, folder=path.parent)
     failed = 0
     steps = [(f"data set {name}", partial(_stage_dataset, name, configs, root)) for name, configs in sets.items()]
-    steps += [(f"weights {config.weights} of {config.model}", partial(_stage_weights, path, config)) for path, config in weights.items()]
+    steps += [(f"weights {config.weights} of {config.model}",
+               partial(_stage_timm if is_timm(config.model) else _stage_weights, path, config)) for path, config in weights.items()]
     steps += [(f"study {name}", partial(_look_for_study, runs / name, folder)) for name, folder in studies.items()]
     for what, act in steps:
         try:
@@ -123,19 +126,22 @@ def _stage_dataset(name: str, configs: "dict[Path, Config]", root: Path) -> None
         DataError: they cannot be fetched, or are broken.
     """
     import jobs.data
-    from jobs.datasets import DATASETS, DataError
+    from jobs.datasets import DataError, is_own
+    from jobs.datasets import spec as spec_of
 
-    spec = DATASETS[name]
+    spec = spec_of(name)
     if not any(jobs.data.missing(config, root) for config in configs.values()):
         _say(name, f"already there: {root / spec.folder}" if spec.folder and (root / spec.folder).exists() else "no download needed")
     elif spec.fetch is None:
-        raise DataError(f"{', '.join(spec.missing(root))} is not there, and this data set cannot be downloaded")
+        put = ": put your images there, one folder for each class" if is_own(name) else ", and this data set cannot be downloaded"
+        raise DataError(f"{', '.join(spec.missing(root))} is not there{put}")
     else:
         print(f"fetching {name}, about {spec.download_gb:.2g} GB", flush=True)
         start = time.perf_counter()
         spec.fetch(root)
         _say(name, f"fetched: {root / spec.folder}", size=_size(root / spec.folder), seconds=time.perf_counter() - start)
     for folder, config in configs.items():
+        jobs.data.check_own(config, root)
         there, start = folder.exists(), time.perf_counter()
         jobs.data.prepare(config, root, verify=True)
         _say(f"{name} cache", f"{'checked' if there else 'built'}: {folder}", size=_size(folder), seconds=time.perf_counter() - start)
@@ -166,6 +172,47 @@ def _stage_weights(path: Path, config: "Config") -> None:
         raise MissingData(f"{error}\n        by hand: download {url}\n        where there is internet, and put the file at "
                           f"{path.absolute()}; then give this command again, which checks it") from error
     _say(name, f"fetched: {path}", size=_size(path), seconds=time.perf_counter() - start)
+
+
+def _stage_timm(path: Path, config: "Config") -> None:
+    """The weights that timm publishes for a model, as one file that trials load without timm's downloader.
+
+    Raises:
+        ConfigError: timm is not installed, or has no weights of that tag.
+        MissingData: they cannot be fetched, or there are none.
+        OSError: they cannot be written.
+    """
+    import torch
+
+    from jobs import durable, timm_models
+    from jobs.config import ConfigError
+    from jobs.weights import WeightsError, check_sums
+
+    if path.exists():
+        try:
+            check_sums(path, "fetching it again")
+        except WeightsError as error:
+            print(error)
+        else:
+            _say(config.model, f"already there: {path}", size=_size(path))
+            return
+    start = time.perf_counter()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".timm-") as folder:  # not the hub's cache: a home folder is often too small
+        try:
+            state, source = timm_models.download(config.model, folder)
+        except ConfigError:
+            raise
+        except Exception as error:  # of timm, the hub's client and its network library, which have no common class
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+            raise MissingData(f"timm cannot fetch them: {reason}\n        by hand: give this command where there is internet, and copy the "
+                              f"file that it makes to {path.absolute()}") from error
+        torch.save({"model": state, "source": source}, aside := Path(folder) / path.name)
+        with aside.open("rb") as file:
+            durable.flush(file)
+        aside.replace(path)
+    durable.sync_folder(path.parent)
+    _say(config.model, f"fetched {source}: {path}", size=_size(path), seconds=time.perf_counter() - start)
 
 
 def _look_for_study(study: Path, grids: Path) -> None:

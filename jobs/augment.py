@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from jobs.config import Config
 from jobs.data import Splits, random_uniforms
+from jobs.prefetch import Prefetcher
 
 ROTATION_DEGREES = 20.0
 """`crop_flip_rotate` turns by an angle uniform in plus or minus this."""
@@ -32,7 +33,8 @@ class Batcher:
     Args:
         splits: The data.
         config: Its `augment` decides what `train` does.
-        device: On an accelerator the uint8 images are moved there once, unless they would take more than a quarter of its free memory.
+        device: On an accelerator the uint8 images are moved there once, unless they would take more than a quarter of its free memory:
+            then each batch is fetched while the one before it is computed.
         dtype: Of the images returned.
     """
 
@@ -47,8 +49,12 @@ class Batcher:
         self._pad = 0 if self._augment == "flip" else size // 8
         self._labels = torch.from_numpy(splits.labels).to(self._device)
         self._images: Tensor | None = None
-        if self._device.type == "cuda" and splits.images.nbytes < _RESIDENT_SHARE * torch.cuda.mem_get_info(self._device)[0]:
-            self._images = torch.from_numpy(np.array(splits.images)).to(self._device)
+        self._ahead: Prefetcher | None = None
+        if self._device.type == "cuda":
+            if splits.images.nbytes < _RESIDENT_SHARE * torch.cuda.mem_get_info(self._device)[0]:
+                self._images = torch.from_numpy(np.array(splits.images)).to(self._device)
+            else:
+                self._ahead = Prefetcher(splits.images, self._device)
         self._drawn: tuple[int, int] | None = None
         self._draws: dict[str, Tensor] = {}
 
@@ -61,16 +67,46 @@ class Batcher:
         Returns:
             x_BCHW normalised, channels last in memory; y_B int64.
         """
-        x_BHWC, index_B = self._gather(sample_indices)
-        return self._normalise(self._fit(x_BHWC)), self._labels[index_B]
+        index_B, *given = self.raw(sample_indices)
+        return self._normalise(self._fit(given[0] if given else self._resident(index_B))), self._labels[index_B]
 
     def train(self, sample_indices: np.ndarray, *, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         """Like `plain`, with the random changes of `config.augment` that belong to (seed, epoch, sample index)."""
+        self.draw(seed, epoch)
+        return self.made(*self.raw(sample_indices))
+
+    def expect(self, sample_indices: np.ndarray) -> None:
+        """Says which images the next call will ask for, so that they can be fetched while the device computes."""
+        if self._ahead:
+            self._ahead.ask(sample_indices)
+
+    def labels(self, sample_indices: np.ndarray) -> Tensor:
+        """int64 (B,) on the device."""
+        return self._labels[torch.from_numpy(sample_indices).to(self._device)]
+
+    def draw(self, seed: int, epoch: int) -> None:
+        """Makes the random numbers of an epoch, unless they are those of the last call; in the same memory as the last ones."""
+        if self._augment == "none" or self._drawn == (seed, epoch):
+            return
+        drawn = self._draw(seed, epoch)
+        for name, values in self._draws.items():
+            drawn[name] = values.copy_(drawn[name])  # a captured graph reads them where they lay
+        self._draws, self._drawn = drawn, (seed, epoch)
+
+    def raw(self, sample_indices: np.ndarray) -> tuple[Tensor, ...]:
+        """What `made` takes: the indices on the device, and the uint8 images too unless all images of the data set lie there."""
+        index_B = torch.from_numpy(np.ascontiguousarray(sample_indices, dtype=np.int64)).to(self._device)
+        if self._images is not None:
+            return (index_B,)
+        if self._ahead:
+            return index_B, self._ahead.take(sample_indices)
+        return index_B, torch.from_numpy(self._splits.images[sample_indices]).to(self._device)
+
+    def made(self, index_B: Tensor, x_BHWC: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """A batch for training, with the random numbers of the last `draw`: nothing but work of the device."""
+        x_BHWC = self._resident(index_B) if x_BHWC is None else x_BHWC
         if self._augment == "none":
-            return self.plain(sample_indices)
-        if self._drawn != (seed, epoch):
-            self._draws, self._drawn = self._draw(seed, epoch), (seed, epoch)
-        x_BHWC, index_B = self._gather(sample_indices)
+            return self._normalise(self._fit(x_BHWC)), self._labels[index_B]
         draws = {name: values[index_B] for name, values in self._draws.items()}
         if self._augment == "imagenet":
             x_BHWC = resized_crop_flip(x_BHWC, draws["box"], draws["flip"], self._splits.size)
@@ -79,6 +115,10 @@ class Batcher:
             if self._augment == "crop_flip_rotate":
                 x_BHWC = rotate(x_BHWC, draws["angle"])
         return self._normalise(x_BHWC), self._labels[index_B]
+
+    def _resident(self, index_B: Tensor) -> Tensor:
+        assert self._images is not None
+        return self._images[index_B]
 
     def _draw(self, seed: int, epoch: int) -> dict[str, Tensor]:
         """The random numbers of one epoch, for every image of the data set (row = sample index)."""
@@ -94,13 +134,6 @@ class Batcher:
             height, width = self._splits.images.shape[1:3]
             found["box"] = boxes(uniforms("box", 4 * CROP_TRIES).reshape(-1, CROP_TRIES, 4), height, width)
         return {name: torch.from_numpy(values).to(self._device) for name, values in found.items()}
-
-    def _gather(self, sample_indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """uint8 x_BHWC as cached, and the indices, both on the device."""
-        index_B = torch.from_numpy(np.ascontiguousarray(sample_indices, dtype=np.int64)).to(self._device)
-        if self._images is not None:
-            return self._images[index_B], index_B
-        return torch.from_numpy(self._splits.images[sample_indices]).to(self._device), index_B
 
     def _fit(self, x_BHWC: Tensor) -> Tensor:
         """The whole image at the side the model sees: images that had sizes of their own are cut in the centre, others resized."""

@@ -1,7 +1,7 @@
 """Batch normalisation over the whole global batch, however many ranks share it.
 
 With plain `nn.BatchNorm2d` each rank would normalise by its own slice, so that a result would depend on the number of ranks.
-torch's `SyncBatchNorm` mends that on CUDA only; `GlobalBatchNorm2d` does it wherever `all_reduce` works (gloo on CPU, fp64 too).
+torch's `SyncBatchNorm` mends that on CUDA only; `GlobalBatchNorm` does it wherever `all_reduce` works (gloo on CPU, fp64 too).
 """
 
 from typing import Any
@@ -17,24 +17,31 @@ def ranks() -> int:
 
 
 def across_ranks(model: nn.Module) -> nn.Module:
-    """`model` with every BatchNorm2d replaced by one over all ranks; parameters and buffers stay the same objects.
+    """`model` with every batch norm replaced by one over all ranks; parameters and buffers stay the same objects.
 
     A model that trains in one process comes back untouched. Under nccl torch's own fused SyncBatchNorm is taken.
+
+    Raises:
+        TypeError: a class derived from torch's that does more than batch norm, in a way that is not known here.
     """
-    if ranks() == 1:
-        return model
-    if "nccl" in dist.get_backend():
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return converted
-    return _replace(model)
+    return model if ranks() == 1 else _replace(model, fused="nccl" in dist.get_backend())
 
 
-def _replace(module: nn.Module) -> nn.Module:
-    if isinstance(module, nn.BatchNorm2d):
-        return GlobalBatchNorm2d.like(module)
+def _replace(module: nn.Module, *, fused: bool) -> nn.Module:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if type(module).forward in (nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward):
+            return nn.SyncBatchNorm.convert_sync_batchnorm(module) if fused else GlobalBatchNorm.like(module)
+        if [name for name, _ in module.named_children()] != _AFTER:
+            raise TypeError(f"{type(module).__name__} is a batch norm that does more, and how to share it out over {ranks()} ranks is not "
+                            "known: train in one process, or build it of nn.BatchNorm2d and the rest")
+        return GlobalBatchNorm.like(module)
     for name, child in module.named_children():
-        setattr(module, name, _replace(child))
+        setattr(module, name, _replace(child, fused=fused))
     return module
+
+
+_AFTER = ["drop", "act"]
+"""What timm's BatchNormAct2d does after batch norm: its children, which run in this order."""
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -53,44 +60,56 @@ class _SumOverRanks(torch.autograd.Function):
         return total
 
 
-class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d whose training statistics are those of the global batch; bit for bit nn.BatchNorm2d with one rank.
+class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm of 1 to 3 dimensions whose training statistics are those of the global batch; bit for bit torch's with one rank. What
+    it has as children runs after it.
 
     The ranks' slices may differ in size, and a slice may be empty. Mean first, then squared deviations from it: the one-pass
     formula E[x^2] - E[x]^2 loses half of the digits when the mean is large.
     """
 
     @classmethod
-    def like(cls, norm: nn.BatchNorm2d) -> "GlobalBatchNorm2d":
+    def like(cls, norm: nn.modules.batchnorm._BatchNorm) -> "GlobalBatchNorm":
         """The same layer with the same parameters and buffers, over all ranks."""
         made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta")
         made.weight, made.bias, made.training = norm.weight, norm.bias, norm.training
         made.running_mean, made.running_var, made.num_batches_tracked = norm.running_mean, norm.running_var, norm.num_batches_tracked
+        for name, child in norm.named_children():
+            made.add_module(name, child)
         return made
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Normalises (B, C, H, W); the dtype stays, statistics are computed in fp32 at least.
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() < 2:
+            raise ValueError(f"batch norm needs a batch of channels, not a tensor of shape {tuple(x.shape)}")
+
+    def forward(self, x_BC: Tensor) -> Tensor:
+        """Normalises (B, C), (B, C, L), (B, C, H, W) or (B, C, D, H, W); the dtype stays, statistics are computed in fp32 at least.
 
         Raises:
             ValueError: training on one value per channel over all ranks, as nn.BatchNorm2d does.
         """
-        if not self.training or ranks() == 1:
-            return super().forward(x_BCHW)
-        self._check_input_dim(x_BCHW)
-        x = x_BCHW.to(torch.promote_types(x_BCHW.dtype, torch.float32))
+        y = self._over_ranks(x_BC) if self.training and ranks() > 1 else super().forward(x_BC)
+        for after in self.children():
+            y = after(y)
+        return y
+
+    def _over_ranks(self, x_BC: Tensor) -> Tensor:
+        self._check_input_dim(x_BC)
+        x = x_BC.to(torch.promote_types(x_BC.dtype, torch.float32))
         values = x.new_tensor([x.numel() // x.shape[1]])
-        total = _SumOverRanks.apply(torch.cat([x.sum((0, 2, 3)), values]))
+        others, every = (0, *range(2, x.dim())), (slice(None), *(None for _ in range(2, x.dim())))
+        total = _SumOverRanks.apply(torch.cat([x.sum(others), values]))
         count = total[-1].detach()
         if count <= 1:
             raise ValueError(f"batch norm needs more than one value per channel in training; the global batch is {tuple(x.shape)} per rank")
         mean = total[:-1] / count
-        centred = x - mean[:, None, None]
-        variance = _SumOverRanks.apply(centred.square().sum((0, 2, 3))) / count
+        centred = x - mean[every]
+        variance = _SumOverRanks.apply(centred.square().sum(others)) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1))
-        y: Tensor = centred * torch.rsqrt(variance + self.eps)[:, None, None]
+        y: Tensor = centred * torch.rsqrt(variance + self.eps)[every]
         if self.affine:
-            y = y * self.weight[:, None, None] + self.bias[:, None, None]
-        return y.to(x_BCHW.dtype)
+            y = y * self.weight[every] + self.bias[every]
+        return y.to(x_BC.dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, unbiased_variance: Tensor) -> None:

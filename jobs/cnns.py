@@ -1,14 +1,17 @@
-"""Our own networks: small CNNs whose shape is a matter of parameters. Each has the children `features` and `classifier`.
+"""Our own networks: small CNNs whose shape is a matter of parameters, with the children `features` and `classifier`, and ResNets for
+small images.
 
 A new network is one class and one entry of `NETWORKS` here, and one line in `registry.OUR_MODELS` with the parameters it reads.
 """
 
+import functools
 from collections.abc import Callable
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from jobs.config import Config
+from jobs.registry import PUBLISHED_AS
 
 
 class FeaturesThenClassifier(nn.Module):
@@ -92,9 +95,32 @@ class PlainCNN(FeaturesThenClassifier):
         super().__init__(nn.Sequential(*layers), _one_hidden_layer(config.filters * size * size, config, classes=classes))
 
 
-NETWORKS: dict[str, Callable[..., FeaturesThenClassifier]] = {
+def cifar_resnet(published: str, config: Config, *, classes: int, channels: int, size: int) -> nn.Module:
+    """torchvision's ResNet `published` changed for images of 32 pixels: a 3x3 stem of stride 1, and a head of three linear layers.
+
+    The study that this comes from names "adaptive average pooling in place of the max pool". To keep the 32 x 32 pixels of the stem, as
+    such networks do, that pool has to average windows of one pixel, which changes nothing: `maxpool` is the identity here. (torch's own
+    adaptive pool would compute the same in longer, with a backward pass on GPUs that adds up in no fixed order.) The head is linear 512,
+    ReLU, dropout, linear 256, ReLU, dropout, linear `classes`: how wide was not handed down, and is that of `SimpleCNN`.
+
+    Everything between stem and head has the names and shapes of torchvision's weights. The stem (`conv1`) reads grey or colour images as
+    they are and is drawn anew, as torchvision draws its convolutions; only weights of an earlier study have one like it.
+    """
+    import torchvision
+
+    network: nn.Module = torchvision.models.get_model(published)
+    network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.maxpool = nn.Identity()
+    network.fc = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(512, 256), nn.ReLU(),
+                               nn.Dropout(config.dropout), nn.Linear(256, classes))
+    return network
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "dynamic_cnn": DynamicCNN,
     "simple_cnn": SimpleCNN,
     "plain_cnn": PlainCNN,
+    **{name: functools.partial(cifar_resnet, published) for name, published in PUBLISHED_AS.items()},
 }
 """Constructors by name: network(config, classes=, channels=, size=)."""

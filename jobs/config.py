@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs import registry
-from jobs.datasets import DATASETS
+from jobs import datasets, registry
 
 Value = bool | int | float | str
 STUDY_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
@@ -41,7 +40,7 @@ def _param(default: Value, doc: str, *, choices: tuple[str, ...] = (), low: floa
 class Config:
     """Every parameter of one training run. All fields have defaults; `registry` says which are read under which choice."""
 
-    dataset: str = _param("digits", "data set", choices=tuple(DATASETS))
+    dataset: str = _param("digits", "data set", choices=(*datasets.DATASETS, datasets.ANY_OWN))
     classes: str = _param("all", 'classes that are kept and numbered anew: "all", or a list such as "0-4" or "0,2,7-9"')
     train_images: int = _param(0, "training images kept, the same share of every class; 0 keeps all", low=0)
     val_fraction: float = _param(0.2, "share of the images not in the test split that validation gets", above=0, high=0.9)
@@ -111,7 +110,7 @@ class Config:
     def inactive(self) -> frozenset[str]:
         """The parameters this config does not read: `momentum` under adam, `depth` in a ResNet."""
         return frozenset(name for name in PARAMETERS if (read := registry.readers(name))
-                         and not any(getattr(self, chooser) in names for chooser, names in read.items()))
+                         and not any(registry.entry(chooser, getattr(self, chooser)) in names for chooser, names in read.items()))
 
 
 PARAMETERS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Config) if not f.metadata.get("internal")}
@@ -152,7 +151,11 @@ def check_value(name: str, value: object) -> Value:
             raise ValueError(f"{value} is below {low}" if high == math.inf else f"{value} is above {high}" if low == -math.inf
                              else f"{value} is outside {low} to {high}")
     choices = spec.metadata["choices"]
-    if choices and value not in choices:
+    if name == "dataset" and datasets.is_own(str(value)):
+        datasets.check_name(str(value))
+    elif name == "model" and (registry.is_timm(str(value)) or registry.is_function(str(value))):
+        _check_timm(str(value))
+    elif choices and value not in choices:
         raise ValueError(f"unknown {name} {json.dumps(value)}{nearest(str(value), choices)}")
     if name == "classes":
         parse_classes(str(value))
@@ -212,6 +215,18 @@ def _check_source(weights: str) -> None:
                          "ASCII letters, digits, _ and -, begins with a letter or digit and has at most 64 characters")
 
 
+def _check_timm(model: str) -> None:
+    """Raises ValueError when a model is to be timm's and the timm that is installed does not have it. A tag of its weights, which comes
+    after a point, is looked up where the weights are fetched and where the network is built."""
+    if not registry.is_timm(model):
+        return
+    if not registry.timm_models():
+        raise ValueError(f'{json.dumps(model)} needs timm, which is not installed here: `pip install .[timm]`')
+    if model.partition(".")[0] not in registry.timm_models():
+        raise ValueError(f"unknown model {json.dumps(model)} for the timm that is installed"
+                         f"{nearest(model.partition('.')[0], sorted(registry.timm_models()))}")
+
+
 def check_together(config: Config) -> list[tuple[str, str]]:
     """Values that are legal alone and not together: (parameter, message) for each."""
     problems = []
@@ -219,9 +234,12 @@ def check_together(config: Config) -> list[tuple[str, str]]:
     if not config.weights.startswith("study:") and config.weights not in valid:
         problems.append(("weights", f'model {config.model} has no weights "{config.weights}"'
                                     f'{nearest(config.weights, (*valid, "study:NAME"))}'))
-    spec = DATASETS[config.dataset]
+    if config.model in registry.PUBLISHED_AS and config.freeze == "backbone" and config.weights in valid[1:]:
+        problems.append(("freeze", f'{config.model} draws its first convolution anew where it starts from published weights, and '
+                                   'freeze = "backbone" would leave it untrained; train all of it, or start from a "study:NAME"'))
+    spec = datasets.spec(config.dataset)
     chosen = parse_classes(config.classes)
-    if chosen and chosen[-1] >= spec.classes:
+    if chosen and spec.classes and chosen[-1] >= spec.classes:
         problems.append(("classes", f"{config.dataset} has classes 0 to {spec.classes - 1}, not {chosen[-1]}"))
     if 0 < config.train_images < config.batch_size:
         problems.append(("batch_size", f"batch_size {config.batch_size} is more than the {config.train_images} images that train_images "

@@ -12,6 +12,10 @@ few configs that it chose; without the function such a study has no test numbers
 `trial.budget` grants a trial only so many of its epochs for now. A job that minds it keeps its progress in the folder, returns an outcome
 with `finished=False`, and goes on from there when it is called with a larger budget, as if it had never paused. A job that does not may
 train to the end at once.
+
+Trials that cost little may be trained several in one process (`fuse` in the grid). The module of a job that can do so has three functions
+more, which `jobs.fused` describes: `fuse_key(trial)`, equal for trials that fit together; `fused_is_faster(trials, contexts)`, which tries;
+and `run_fused(trials, contexts, ended)`, which calls `ended(i, outcome)` as soon as the i-th is over.
 """
 
 from collections.abc import Callable
@@ -44,7 +48,8 @@ class Context:
     weights_file: Path | None = None
     """The file behind `weights` when it is not "none"."""
     report: Callable[[dict[str, Any]], None] = _ignore
-    """Called once per epoch, on rank 0, with the row of metrics and "seconds", "images_per_s", "peak_memory_gb", "gpu"."""
+    """Called once per epoch, on rank 0, with the row of metrics and what else is known: "seconds", "images_per_s", "data_wait" (the share
+    of the training time in which it waited for data), "peak_memory_gb", "gpu"."""
     opening_test: Callable[[], None] = lambda: None
     """Called on rank 0 just before the test split is evaluated; a study records when that was."""
     stop: Callable[[], bool] = lambda: False

@@ -1,44 +1,29 @@
 """Images as arrays: the cache every trial on a machine shares, and the fixed train/val/test splits.
 
-A data set is decoded once into `<data folder>/cache/<name>-v1/` (for images of different sizes `<name>-<side>-v1`):
-
-    images.npy   uint8 (N, H, W, C), memory-mapped by every trial, so that all of them share one copy in the page cache
-    labels.npy   int64 (N,)
-    meta.json    what the two hold, with their checksums; written last
+A data set is decoded once into `<data folder>/cache/<name>-v1/` (for images of different sizes `<name>-<side>-v1`), which every trial
+maps into memory, so that all of them share one copy in the page cache; `jobs.cache` says what such a folder holds.
 
 `load` is what a trial calls; `prepare` builds the cache and is what staging calls; `missing` says what must be staged.
 This module imports numpy and no torch.
 """
 
-import contextlib
-import json
+import dataclasses
 import logging
-import math
 import os
 import shutil
-import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jobs import durable
-from jobs.config import Config, ConfigError, parse_classes
-from jobs.datasets import DATASETS, DataError, DatasetSpec
+from jobs import cache, datasets, image_folder
+from jobs.config import PARAMETERS, Config, ConfigError, parse_classes
+from jobs.datasets import DataError, DatasetSpec
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: builders do not wait for each other, and the first to finish wins
-    fcntl = None  # type: ignore[assignment]
-
-CACHE_VERSION = 1
-"""Part of the cache folder's name; raised when the same raw files would give other pixels."""
 DEFAULT_SIDE = 224
 """`image_size = 0` where the images differ in size: what ImageNet networks were trained on."""
-_ABANDONED_S = 24 * 3600
 _TAGS = {"test": 1, "val": 2, "train": 3, "order": 4}
 
 log = logging.getLogger(__name__)
@@ -71,20 +56,38 @@ def data_folder() -> Path:
 
 def model_size(config: Config) -> int:
     """Side in pixels of the images as the model sees them."""
-    return config.image_size or DATASETS[config.dataset].shape[0] or DEFAULT_SIDE
+    return config.image_size or datasets.spec(config.dataset).shape[0] or DEFAULT_SIDE
+
+
+def class_count(config: Config, root: Path) -> int:
+    """Number of classes that a network for this configuration tells apart; of a user's own images from the names in the data folder.
+
+    Raises:
+        ConfigError: these images are not there, or not laid out as they should be.
+    """
+    if count := len(parse_classes(config.classes)) or datasets.spec(config.dataset).classes:
+        return count
+    folder = root / datasets.spec(config.dataset).folder
+    try:
+        if meta := cache.meta(cache_folder(config, root)):
+            return len(meta["class_names"])
+        return len(image_folder.class_names(folder))
+    except (DataError, OSError) as error:
+        raise ConfigError([("dataset", f"how many classes {config.dataset} has cannot be told: {error}")]) from error
 
 
 def cache_folder(config: Config, root: Path) -> Path:
     """Where the cache lies. Images of different sizes are cached as squares of 256/224 times the size the model sees (the short
     side of 256 for crops of 224 is the usual evaluation of ImageNet networks); one folder for each such size."""
     side = _side(config)
-    name = f"{config.dataset}-{side}" if side else config.dataset
-    return root / "cache" / f"{name}-v{CACHE_VERSION}"
+    plain = config.dataset.replace(":", "-")  # not every file system takes a colon
+    name = f"{plain}-{side}" if side else plain
+    return root / "cache" / f"{name}-v{cache.VERSION}"
 
 
 def _side(config: Config) -> int:
     """Side of the cached squares, 0 where the images have one size of their own."""
-    return 0 if DATASETS[config.dataset].shape[0] else round(model_size(config) * 256 / 224)
+    return 0 if datasets.spec(config.dataset).shape[0] else round(model_size(config) * 256 / 224)
 
 
 def missing(config: Config, root: Path) -> list[str]:
@@ -94,7 +97,7 @@ def missing(config: Config, root: Path) -> list[str]:
         DataError: the data folder may not be read.
     """
     try:
-        return [] if _meta(cache_folder(config, root)) else DATASETS[config.dataset].missing(root)
+        return [] if cache.meta(cache_folder(config, root)) else datasets.spec(config.dataset).missing(root)
     except OSError as error:
         raise DataError(f"{config.dataset}: the data folder {root} cannot be read: {error}. Set HARNESS_DATA to one that can") from error
 
@@ -104,17 +107,21 @@ def load(config: Config, root: Path) -> Splits:
 
     Raises:
         DataError: files are missing or broken, the cache cannot be written, or a class has no image.
-        ConfigError: more training images are asked than there are, or too few for the classes.
+        ConfigError: more training images are asked than there are, or too few for the classes; a fraction of a split that is given.
     """
-    folder = prepare(config, root)
-    meta = _meta(folder) or {}
-    spec = DATASETS[config.dataset]
+    folder = cache.nearby(prepare(config, root))
+    meta = cache.meta(folder) or {}
+    spec = datasets.spec(config.dataset)
+    if datasets.is_own(config.dataset):
+        _check_own(config, classes=len(meta["class_names"]), splits=meta["splits"])
+        spec = dataclasses.replace(spec, classes=len(meta["class_names"]), mean=tuple(meta["mean"]), std=tuple(meta["std"]),
+                                   own_test="test" in meta["splits"])
     # A plain array over the mapped file: np.memmap itself adds microseconds to every index.
     images = np.asarray(np.load(folder / "images.npy", mmap_mode="r"))
     labels, classes = _keep_classes(config, np.load(folder / "labels.npy"))
     kept = np.flatnonzero(labels >= 0)
-    own_test = meta["train"] if spec.own_test else None
-    train, val, test = _split(config, labels, kept, own_test)
+    given = (meta["train"], meta["train"] + meta.get("val", 0)) if spec.own_test else None
+    train, val, test = _split(config, labels, kept, given)
     for name, indices in (("train", train), ("val", val), ("test", test)):
         indices.sort()
         if not len(indices):
@@ -141,16 +148,21 @@ def _keep_classes(config: Config, labels: np.ndarray) -> tuple[np.ndarray, int]:
 # ---------------------------------------------------------------------------------------------------------------- splits
 
 
-def _split(config: Config, labels: np.ndarray, kept: np.ndarray, own_test: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Train, val and test as indices into the images. Each is drawn by its own numbers, test before val before train, so that
-    `train_images` changes neither of the others and `val_fraction` not the test split. Test and val are drawn for each class by
-    itself, so that an image is in the same one of the three whichever other classes are kept."""
+def _split(config: Config, labels: np.ndarray, kept: np.ndarray,
+           given: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Train, val and test as indices into the images; `given` is where a val and a test split begin that the data set comes with. Each is
+    drawn by its own numbers, test before val before train, so that `train_images` changes neither of the others and `val_fraction` not the
+    test split. Test and val are drawn for each class by itself, so that an image is in the same one of the three whichever other classes
+    are kept."""
     seed = config.split_seed
-    if own_test is not None:
-        test, rest = kept[kept >= own_test], kept[kept < own_test]
+    if given is not None:
+        test, rest = kept[kept >= given[1]], kept[kept < given[1]]
     else:
         test, rest = _beginnings(labels, kept, share=config.test_fraction, seed=seed, tag="test")
-    val, train = _beginnings(labels, rest, share=config.val_fraction, seed=seed, tag="val")
+    if given is not None and given[0] < given[1]:
+        val, train = rest[rest >= given[0]], rest[rest < given[0]]
+    else:
+        val, train = _beginnings(labels, rest, share=config.val_fraction, seed=seed, tag="val")
     if config.train_images:
         classes = len(np.unique(labels[train]))
         if not classes <= config.train_images <= len(train):
@@ -230,14 +242,17 @@ def prepare(config: Config, root: Path, *, verify: bool = False) -> Path:
     """
     folder = cache_folder(config, root)
     try:
-        if _meta(folder, verify=verify):
+        if cache.meta(folder, verify=verify):
+            if verify:
+                check_unchanged(config, root)
             return folder
-        if absent := DATASETS[config.dataset].missing(root):
-            raise DataError(f"{config.dataset}: missing {', '.join(absent)}. Fetch it with `python -m harness.stage GRID` where there is "
-                            "internet, or set HARNESS_DATA to the folder that holds it")
+        if absent := datasets.spec(config.dataset).missing(root):
+            how = "Put it there" if datasets.is_own(config.dataset) else \
+                "Fetch it with `python -m harness.stage GRID` where there is internet"
+            raise DataError(f"{config.dataset}: missing {', '.join(absent)}. {how}, or set HARNESS_DATA to the folder that holds it")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _building(folder):
-            if not _meta(folder, verify=verify):
+        with cache.building(folder):
+            if not cache.meta(folder, verify=verify):
                 _build(config, root, folder)
     except OSError as error:
         raise DataError(f"the cache of {config.dataset} cannot be read from or written to {folder}: {error}. Stage it as a user who may "
@@ -245,29 +260,16 @@ def prepare(config: Config, root: Path, *, verify: bool = False) -> Path:
     return folder
 
 
-@contextlib.contextmanager
-def _building(folder: Path) -> Iterator[None]:
-    """Waits until no other process builds this cache, where the file system has locks."""
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        if fcntl:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("another process builds %s; waiting for it", folder)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError as error:
-                log.info("no file locks in %s (%s): going on without", folder.parent, error)
-        yield
-
-
 def _build(config: Config, root: Path, folder: Path) -> None:
     """Decodes the raw files and puts the cache in place."""
-    spec = DATASETS[config.dataset]
+    spec, own = datasets.spec(config.dataset), datasets.is_own(config.dataset)
     log.info("building the cache %s", folder)
-    _sweep(folder)
+    cache.sweep(folder)
     side = _side(config)
     try:
-        parts = [spec.read(root, split, side) for split in (("train", "test") if spec.own_test else ("all",))]
+        files = image_folder.fingerprint(root / spec.folder) if own else {}  # before they are read: a change meanwhile is seen later
+        splits = image_folder.splits(root / spec.folder) if own else ("train", "test") if spec.own_test else ("all",)
+        parts = [spec.read(root, split, side) for split in splits]
     except OSError as error:
         raise DataError(f"the raw files of {config.dataset} cannot be read: {error}") from error
     images, labels = (np.concatenate([part[i] for part in parts]) if len(parts) > 1 else parts[0][i] for i in (0, 1))
@@ -276,39 +278,55 @@ def _build(config: Config, root: Path, folder: Path) -> None:
     if needed > free:
         raise DataError(f"the cache of {config.dataset} needs {needed / 1e9:.3g} GB in {folder.parent}, and {free / 1e9:.3g} GB are free. "
                         "Make room there, or set HARNESS_DATA to another folder")
-    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    aside.mkdir()
+    facts: dict[str, Any] = {"dataset": config.dataset, "train": len(parts[0][1])}
+    if own:
+        facts |= {"splits": list(splits), "val": len(parts[1][1]) if "val" in splits else 0, "files": files,
+                  **image_folder.facts(root / spec.folder, parts[0][0])}
     try:
-        meta: dict[str, Any] = {"version": CACHE_VERSION, "dataset": config.dataset, "shape": list(images.shape), "train": len(parts[0][1])}
-        for name, array in (("images", images), ("labels", labels)):
-            with (aside / f"{name}.npy").open("xb") as file:
-                np.save(file, array)
-                durable.flush(file)
-            meta[name] = {"bytes": (aside / f"{name}.npy").stat().st_size, "sha256": durable.sha256_of(aside / f"{name}.npy")}
-        with (aside / "meta.json").open("x", encoding="utf-8") as text:
-            text.write(json.dumps(meta, indent=1, sort_keys=True) + "\n")
-            durable.flush(text)
-        _put_in_place(aside, folder)
+        cache.write(folder, images, labels, facts)
     except OSError as error:
         raise DataError(f"the cache of {config.dataset} needs {needed / 1e9:.3g} GB in {folder.parent}, and writing it failed: {error}. "
                         "Make room there (a quota counts too), or set HARNESS_DATA to another folder") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
-def _put_in_place(aside: Path, folder: Path) -> None:
-    """Renames a finished cache to its name. A complete one that is there already stays; an incomplete one goes."""
-    durable.sync_folder(aside)
-    if folder.exists() and not _meta(folder, verify=True):
-        torn = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-        folder.rename(torn)
-        shutil.rmtree(torn, ignore_errors=True)
-    try:
-        aside.rename(folder)
-    except OSError:
-        if not _meta(folder):  # nobody else put one there: the rename itself failed
-            raise
-    durable.sync_folder(folder.parent)
+def check_unchanged(config: Config, root: Path) -> None:
+    """Raises DataError when a user's own images changed since their cache was built: trials would go on reading the old ones. Says nothing
+    of other data sets, nor where the images or their cache are not there."""
+    spec, folder = datasets.spec(config.dataset), cache_folder(config, root)
+    meta = cache.meta(folder) if datasets.is_own(config.dataset) else None
+    if meta is None or spec.missing(root):
+        return
+    then, now = meta["files"], image_folder.fingerprint(root / spec.folder)
+    if then != now:
+        counts = f"{then['count']} files then, {now['count']} now" if then["count"] != now["count"] else "other names, sizes or times"
+        raise DataError(f"the files in {root / spec.folder} have changed since the cache {folder} was made from them ({counts}). To use "
+                        "the new ones delete that cache, and begin studies of them under another name, because trials that are finished "
+                        "have seen the old ones; to go on with the old ones give the new ones another folder")
+
+
+def check_own(config: Config, root: Path) -> None:
+    """What only the folder of a user's own images can tell about a configuration, from its names alone, before they are decoded; nothing
+    for other data sets and where there is no folder.
+
+    Raises:
+        DataError: the folder is not laid out as `jobs.image_folder` says.
+        ConfigError: classes that it does not have, or a fraction of a split that is given.
+    """
+    spec = datasets.spec(config.dataset)
+    if datasets.is_own(config.dataset) and not spec.missing(root):
+        folder = root / spec.folder
+        _check_own(config, classes=len(image_folder.class_names(folder)), splits=image_folder.splits(folder))
+
+
+def _check_own(config: Config, *, classes: int, splits: Iterable[str]) -> None:
+    problems = []
+    if (chosen := parse_classes(config.classes)) and chosen[-1] >= classes:
+        problems.append(("classes", f"{config.dataset} has classes 0 to {classes - 1}, not {chosen[-1]}"))
+    for split, name in (("val", "val_fraction"), ("test", "test_fraction")):
+        if split in splits and getattr(config, name) != PARAMETERS[name].default:
+            problems.append((name, f"{name} has no effect: {config.dataset} comes with a folder {split}/. Leave {name} out"))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _check_read(name: str, spec: DatasetSpec, images: np.ndarray, labels: np.ndarray, side: int) -> None:
@@ -317,30 +335,7 @@ def _check_read(name: str, spec: DatasetSpec, images: np.ndarray, labels: np.nda
     if images.dtype != np.uint8 or images.shape[1:] != shape or labels.dtype != np.int64 or labels.shape != images.shape[:1]:
         raise DataError(f"{name}: read as images {images.dtype} {images.shape} with labels {labels.dtype} {labels.shape}; uint8 "
                         f"(N, {shape[0]}, {shape[1]}, {shape[2]}) with int64 (N,) is meant. Mend its reader in jobs/datasets.py")
-    if not len(labels) or labels.min() < 0 or labels.max() >= spec.classes:
+    if not len(labels) or labels.min() < 0 or spec.classes and labels.max() >= spec.classes:
         inside = f"labels from {labels.min()} to {labels.max()}" if len(labels) else "no images"
         raise DataError(f"{name}: the raw files hold {inside}, where classes 0 to {spec.classes - 1} are meant. Delete them and fetch "
                         "them again with `python -m harness.stage GRID`")
-
-
-def _meta(folder: Path, *, verify: bool = False) -> dict[str, Any] | None:
-    """What meta.json says, or None when the cache is missing or incomplete: torn by a crash of the file system, or copied in part."""
-    try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        for name in ("images", "labels"):
-            path = folder / f"{name}.npy"
-            if path.stat().st_size != meta[name]["bytes"] or verify and durable.sha256_of(path) != meta[name]["sha256"]:
-                return None
-        count, *_ = shape = meta["shape"]
-        fits = meta["version"] == CACHE_VERSION and 0 < meta["train"] <= count and math.prod(shape) < meta["images"]["bytes"]
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, IndexError):
-        return None
-    return meta if fits else None
-
-
-def _sweep(folder: Path) -> None:
-    """Removes what builders that died left behind; a day old, because without locks another may be at work."""
-    for path in folder.parent.glob(f".{folder.name}.*"):
-        with contextlib.suppress(OSError):
-            if path.is_dir() and time.time() - path.stat().st_mtime > _ABANDONED_S:
-                shutil.rmtree(path, ignore_errors=True)

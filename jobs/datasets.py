@@ -2,11 +2,13 @@
 
 A new data set is one entry of `DATASETS` and one reader. A reader is called once per data folder (`jobs.data` keeps what it
 returns as a memory-mapped cache) and may import what it likes; this module itself imports nothing heavy, because every
-check of a grid loads it.
+check of a grid loads it. A user's own images need no entry: `spec("folder:NAME")` describes any folder (`jobs.image_folder`).
 """
 
+import functools
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,10 +23,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetSpec:
-    """What is known about a data set before a single file is opened."""
+    """What is known about a data set before a single file is opened. Of "folder:NAME" that is little: `jobs.data.load` fills in the number
+    of classes, mean, deviation and whether there is a test split from what its cache notes."""
 
     classes: int
-    """Number of classes."""
+    """Number of classes; 0 where only the folder says."""
     shape: tuple[int, int, int]
     """Height, width and channels of the images as cached; height and width are 0 when the images differ in size: they are then cached as
     squares of 256/224 times the size the model sees (short side scaled, centre cut)."""
@@ -242,17 +245,11 @@ def _idx(path: Path) -> "np.ndarray":
 
 _CALTECH = "caltech101/101_ObjectCategories"
 _PICTURES = (".jpg", ".jpeg", ".png")
-_SHOWN = 10
 
 
 def _read_caltech(root: Path, split: str, side: int) -> "tuple[np.ndarray, np.ndarray]":
-    """One folder of JPEG files per class, in the order of their names, without BACKGROUND_Google, which is no class.
-
-    Every image is decoded even after the first broken one, so that one message names them all.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    import numpy as np
+    """One folder of JPEG files per class, in the order of their names, without BACKGROUND_Google, which is no class."""
+    from jobs.image_folder import decode
 
     folders = sorted(p for p in (root / _CALTECH).iterdir() if p.is_dir() and p.name != "BACKGROUND_Google" and p.name[0] != ".")
     files, labels = [], []
@@ -265,38 +262,8 @@ def _read_caltech(root: Path, split: str, side: int) -> "tuple[np.ndarray, np.nd
         labels += [label] * len(found)
     if not files:
         raise DataError(f"{root / _CALTECH} holds no class folder. Delete it and fetch it again with `python -m harness.stage GRID`")
-    images = np.empty((len(files), side, side, 3), dtype=np.uint8)
-
-    def decode(i: int) -> str | None:
-        try:
-            images[i] = _square(files[i], side)
-        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
-            return f"{files[i]}: {type(error).__name__}: {error}"
-        return None
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as pool:
-        broken = [line for line in pool.map(decode, range(len(files))) if line]
-    if broken:
-        shown = [*broken[:_SHOWN], *([f"and {len(broken) - _SHOWN} more"] if len(broken) > _SHOWN else [])]
-        raise DataError(f"{len(broken)} of {len(files)} images in {root / _CALTECH} cannot be read:\n  " + "\n  ".join(shown)
-                        + f"\nDelete {root / _CALTECH} and fetch it again with `python -m harness.stage GRID`")
-    return images, np.asarray(labels, dtype=np.int64)
-
-
-def _square(path: Path, side: int) -> "np.ndarray":
-    """One image file as RGB (side, side, 3): turned as its EXIF says, short side scaled, centre cut; the pixels of torchvision's
-    Resize(side) and CenterCrop(side), whose roundings these are."""
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file).convert("RGB")
-    width, height = image.size
-    short = min(width, height)
-    width, height = int(side * width / short), int(side * height / short)
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = round((width - side) / 2), round((height - side) / 2)
-    return np.asarray(image.crop((left, top, left + side, top + side)))
+    return decode(files, labels, side, folder=root / _CALTECH,
+                  advice=f"Delete {root / _CALTECH} and fetch it again with `python -m harness.stage GRID`")
 
 
 DATASETS: dict[str, DatasetSpec] = {
@@ -321,3 +288,50 @@ DATASETS: dict[str, DatasetSpec] = {
         fetch=_fetcher("Caltech101", "caltech101", "https://data.caltech.edu/records/mzrjq-6wc02 (caltech-101.zip)")),
 }
 """The data sets a configuration may name. Folders and files are torchvision's, so that a data folder made by it works as it is."""
+
+
+# ------------------------------------------------------------------------------------------------------- images of a user's own
+
+OWN = "folder:"
+"""What the name of a data set of the user's own begins with; the rest is a folder under the data folder."""
+ANY_OWN = f"{OWN}NAME"
+"""How messages and tables speak of all of them."""
+_OWN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
+_TAKEN = ("cache", "weights")
+
+
+def is_own(name: str) -> bool:
+    """Whether this is "folder:NAME"."""
+    return name.startswith(OWN)
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError when "folder:NAME" names what no data set of one's own can be called, such as a path to somewhere else."""
+    folder = name.removeprefix(OWN)
+    shown = ascii(name if len(name) <= 80 else f"{name[:80]}…")
+    if not _OWN_NAME.fullmatch(folder):
+        raise ValueError(f'{shown} names no data set: after "{OWN}" comes the name of a folder in the data folder: '
+                         "ASCII letters, digits, _ - and ., not beginning with . or -, at most 64 characters")
+    if folder in _TAKEN:
+        raise ValueError(f"{shown}: the folder {folder}/ in the data folder is the harness's own; give the images another name")
+
+
+def spec(name: str) -> DatasetSpec:
+    """What is known about a data set, one of `DATASETS` or "folder:NAME"; nothing is opened.
+
+    Raises:
+        KeyError: no such data set.
+    """
+    return _own_spec(name) if is_own(name) else DATASETS[name]
+
+
+@functools.cache
+def _own_spec(name: str) -> DatasetSpec:
+    from jobs import image_folder
+
+    check_name(name)
+    folder = name.removeprefix(OWN)
+    return DatasetSpec(
+        classes=0, shape=(0, 0, 3), mean=(), std=(), own_test=False, folder=folder,
+        read=lambda root, split, side: image_folder.read(root / folder, split, side),
+        missing=lambda root: image_folder.missing(root / folder))

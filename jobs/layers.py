@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from jobs.config import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
@@ -53,26 +55,32 @@ def without_memory() -> TorchFunctionMode:
     return _ParametersOnMeta()
 
 
-def trace(model: nn.Module, *, channels: int, size: int) -> list[Layer]:
-    """The layers of a network on the meta device in the order they run on an image of `size` x `size` pixels.
+def trace(model: nn.Module, *, channels: int, size: int, classes: int = 0) -> list[Layer]:
+    """The layers of a network in the order they run on an image of `size` x `size` pixels, on the meta device where the network is there.
 
     A layer is a module without children, or one that holds parameters itself; the parameters of children that it uses without
     calling them (attention) count as its own.
 
     Raises:
         Infeasible: a layer refuses its input, or a feature map ends up empty.
+        ConfigError: what comes out for a batch is not one number for each of `classes` classes (0 does not look).
     """
     recorder = _Recorder(model)
-    image_BCHW = torch.empty(2, channels, size, size, device="meta")
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    image_BCHW = torch.zeros(2, channels, size, size, device=device)
     try:
         with torch.no_grad():
-            model.eval()(image_BCHW)
+            logits = model.eval()(image_BCHW)
     except NotImplementedError:  # an operator without shape rule is our gap, not the network's
         raise
     except (RuntimeError, ValueError, AssertionError) as error:
         raise Infeasible(recorder.why(error), recorder.layers) from error
     finally:
         recorder.remove()
+    if classes and (not isinstance(logits, Tensor) or logits.shape != (2, classes)):
+        found = f"a tensor of shape {_by(tuple(logits.shape))}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ConfigError([("model", f"{type(model).__name__} makes {found} of a batch of 2 images, and 2x{classes} logits are meant, "
+                                     f"one for each of {classes} classes")])
     return recorder.layers
 
 

@@ -4,12 +4,14 @@ import datetime
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 
 @contextmanager
@@ -43,6 +45,19 @@ def joined(rank: int, ranks: int, *, address: str, device: str, meet_s: float = 
         yield
     finally:
         dist.destroy_process_group()
+
+
+def in_parallel(network: torch.nn.Module, device: torch.device, *, same_every_step: bool) -> DistributedDataParallel:
+    """`network` with the gradients averaged over all ranks.
+
+    Args:
+        same_every_step: whether each backward pass is followed by an exchange; not so where gradients are accumulated.
+    """
+    # Buffers are the same on every rank already: batch norm is over the global batch (jobs.batch_norm).
+    known = signature(DistributedDataParallel).parameters
+    keep = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its name before torch 2.13
+    options: dict[str, Any] = {"device_ids": [device] if device.type == "cuda" else None, keep: False}
+    return DistributedDataParallel(network, gradient_as_bucket_view=True, static_graph=same_every_step, **options)
 
 
 def add_up(values: torch.Tensor, ranks: int) -> torch.Tensor:

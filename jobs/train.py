@@ -21,12 +21,9 @@ import copy
 import dataclasses
 import importlib
 import math
-import resource
-import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -34,16 +31,15 @@ import torch
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from jobs import checkpoint, data, durable, models, optim
+from jobs import accelerate, checkpoint, data, durable, frozen, models, optim
 from jobs.augment import Batcher
 from jobs.config import Config, ConfigError, Trial
 from jobs.contract import Context, Interrupted, Outcome
-from jobs.ranks import Agreement, add_up, gather
+from jobs.evaluation import Evaluation, sums_of
+from jobs.hardware import check_precision, gpu_name, peak_memory_gb
+from jobs.ranks import Agreement, add_up, gather, in_parallel
 from jobs.weights import load_selected
 
-EVAL_SLICE = 512
-"""Images evaluated at once at most, divided by `Context.accumulate`; a fixed number, so that sums are added in the same order whatever
-the batch size."""
 SELECTED = "selected.pt"
 """File of a trial that is over: the weights of its selected epoch."""
 SAVE_SHARE = 20
@@ -90,12 +86,15 @@ def test(trial: Trial, context: Context) -> dict[str, float]:
 def _prepare(trial: Trial, context: Context) -> tuple[Config, data.Splits]:
     """The trial's parameters and data, and torch set to compute the same again."""
     config = Config.from_dict(trial.config)
-    _make_deterministic(context.device)
+    _set_up(context.device)
+    check_precision(config, torch.device(context.device))
     return config, data.load(config, context.data)
 
 
 def check_batch(config: Config, *, ranks: int, train_images: int) -> None:
     """Raises ConfigError when the global batch cannot be cut for the ranks or filled from the training images."""
+    if train_images < ranks:
+        raise ConfigError([("train_images", f"{ranks} ranks have only {train_images} training images between them; each needs one")])
     if config.batch_size % ranks:
         raise ConfigError([("batch_size", f"batch_size {config.batch_size} cannot be shared evenly by {ranks} ranks")])
     if config.batch_size > train_images:
@@ -121,15 +120,43 @@ def warm_up(configs: Iterable[Mapping[str, Any]]) -> None:
         importlib.import_module(name)
     one_of_each = {config["model"]: config for config in configs}
     for config in one_of_each.values():
-        with contextlib.suppress(models.Infeasible):
-            models.describe(Config.from_dict(config))
+        with contextlib.suppress(ConfigError):
+            models.warm_up(Config.from_dict(config))
 
 
-def _make_deterministic(device: str) -> None:
+def _set_up(device: str) -> None:
     torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms, without its import of the compiler (1.6 s)
+    # Else every new tensor is filled with NaN first: up to a tenth of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device.startswith("cuda"):
-        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.benchmark = False  # it would choose kernels by their time, and a resumed run might choose others
+        torch.set_float32_matmul_precision("high")  # TF32, as torch's convolutions do by default
         torch.cuda.set_device(device)
+
+
+def fuse_key(trial: Trial) -> str | None:
+    """Trials with equal keys can be trained as one program; None: this one cannot. See `jobs.fused`."""
+    from jobs.fused import fuse_key
+
+    return fuse_key(trial)
+
+
+def fused_is_faster(trials: Sequence[Trial], contexts: Sequence[Context]) -> bool:
+    """Whether a few steps of these trials as one program take less time than one by one; touches no files."""
+    from jobs.fused import fused_is_faster
+
+    return fused_is_faster(trials, contexts)
+
+
+def run_fused(trials: Sequence[Trial], contexts: Sequence[Context], ended: Callable[[int, Outcome], None]) -> None:
+    """Trains trials with equal keys as one program; `ended` is called with a trial's place and outcome as soon as it is over.
+
+    Raises:
+        What `run` raises; it then ends all of them, and each can go on alone from its last checkpoint.
+    """
+    from jobs.fused import run_fused
+
+    run_fused(trials, contexts, ended)
 
 
 @dataclass(kw_only=True)
@@ -150,41 +177,6 @@ class Progress:
     """The model's state then, kept when the trial's result is the best epoch."""
 
 
-class Evaluation:
-    """A model on its device with its data: what training and testing share."""
-
-    def __init__(self, context: Context, *, config: Config, splits: data.Splits, model: torch.nn.Module):
-        self.context, self.config, self.splits = context, config, splits
-        dtype = torch.float64 if config.precision == "fp64" else torch.float32
-        self.device = torch.device(context.device)
-        self.model = model.to(device=self.device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
-        self.batcher = Batcher(splits, config, self.device, dtype)
-
-    @torch.inference_mode()
-    def evaluate(self, samples: np.ndarray) -> tuple[float, float]:
-        """Mean loss and accuracy over `samples`, each counted once: rank r takes every `ranks`-th, from r on."""
-        self.model.eval()
-        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        mine = samples[self.context.rank::self.context.ranks]
-        at_once = max(1, EVAL_SLICE // self.context.accumulate)  # where a share of a batch does not fit, these might not either
-        for start in range(0, len(mine), at_once):
-            x_BCHW, y_B = self.batcher.plain(mine[start:start + at_once])
-            with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-                logits = self.model(x_BCHW)
-            loss = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), y_B, reduction="sum")
-            sums += _sums(loss, logits, y_B)
-        loss_sum, correct, images = add_up(sums, self.context.ranks).tolist()
-        return loss_sum / images, correct / images
-
-    def test(self) -> dict[str, float]:
-        """Opens the test split: its loss and accuracy with the weights that the model has now."""
-        if self.context.rank == 0:
-            self.context.opening_test()
-        loss, accuracy = self.evaluate(self.splits.test)
-        return {"test_loss": loss, "test_acc": accuracy}
-
-
 class Training(Evaluation):
     """That with an optimizer and its progress."""
 
@@ -200,13 +192,36 @@ class Training(Evaluation):
         self.steps = len(splits.train) // config.batch_size  # the rest is left out, so that every step has the same shape
         self.last_save, self.save_took = time.monotonic(), 0.0
         self._restore()
-        self.parallel: torch.nn.Module = self.model
+        self.waited_s = 0.0
+        """Time of the epoch under way in which nothing could be computed for want of a batch."""
+        self._graph: accelerate.GraphedStep | None = None
+        self._wants_graph = False
+        features = None if self._is_over() else frozen.keep(
+            self.model, self.batcher, config, np.concatenate([splits.train, splits.val]), slices=self.eval_slice, rank=context.rank,
+            ranks=context.ranks, autocast=self.autocast())
+        self.network: torch.nn.Module = models.classifier(self.model) if features else self.model
+        """What is trained: the model, or its classifier alone where its features are kept."""
+        self.batches: Batcher | frozen.Features = features or self.batcher
+        self.parallel = self._fast(self.network)
+
+    def _fast(self, network: torch.nn.Module) -> Any:
+        """What trains `network`: over all ranks, compiled, recorded as a graph, or just itself."""
+        context, config, size = self.context, self.config, self.splits.size
         if context.ranks > 1:
-            # Buffers are the same on every rank already: batch norm is over the global batch (jobs.batch_norm).
-            known = signature(DistributedDataParallel).parameters
-            keep = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its name before torch 2.13
-            options: dict[str, Any] = {"device_ids": [self.device] if self.device.type == "cuda" else None, keep: False}
-            self.parallel = DistributedDataParallel(self.model, gradient_as_bucket_view=True, **options)
+            network = in_parallel(network, self.device, same_every_step=context.accumulate == 1)
+        steps = self.steps * (config.epochs - self.progress.epoch)
+        if self.device.type != "cuda" or network is not self.model:
+            return network
+        if accelerate.graph_is_worth_it(device=context.device, size=size, ranks=context.ranks, accumulate=context.accumulate,
+                                        precision=config.precision, steps=steps):
+            accelerate.make_capturable(self.optimizer)
+            self._wants_graph = True
+        elif size > accelerate.SMALL_PX:
+            flop = accelerate.flop_per_image(self.model, channels=self.splits.channels, size=size)
+            if accelerate.compile_is_worth_it(device=context.device, size=size, accumulate=context.accumulate, flop_per_image=flop,
+                                              images=steps * config.batch_size):
+                return accelerate.compiled(network)
+        return network
 
     def run(self) -> Outcome:
         """Trains to the budget or until patience ends; a trial that is over then gets its selected epoch evaluated."""
@@ -214,24 +229,40 @@ class Training(Evaluation):
         if self.trial.budget is not None:
             budget = min(budget, self.trial.budget)
         while progress.epoch < budget and not self._is_over():
-            started, first_step = time.monotonic(), progress.step
+            started, first_step, self.waited_s = time.monotonic(), progress.step, 0.0
             problem = self._train_epoch()
-            trained_s = time.monotonic() - started
-            row = None if problem else self._finish_epoch()
-            if row and not math.isfinite(row["val_loss"]):
-                problem = f"validation loss is {row['val_loss']} after epoch {progress.epoch + 1}"
-            if problem or row is None:
-                return Outcome(status="infeasible", reason=problem, epoch=self._selected(), rows=progress.rows)
-            self._account(row)
-            if self.context.rank == 0:
-                images = (self.steps - first_step) * self.config.batch_size
-                self.context.report({**row, "seconds": time.monotonic() - started, "images_per_s": images / max(trained_s, 1e-9),
-                                     "peak_memory_gb": _peak_memory_gb(self.device), "gpu": _gpu_name(self.device)})
+            if problem:
+                return self.infeasible(problem)
+            images, trained_s = (self.steps - first_step) * self.config.batch_size, time.monotonic() - started
+            if outcome := self.end_epoch(images=images, trained_s=trained_s):
+                return outcome
             self._save_when_due()
         if not self._is_over():
             self._save()  # a larger budget goes on from here
             return Outcome(status="done", epoch=self._selected(), rows=progress.rows, finished=False)
         return self._outcome()
+
+    def infeasible(self, reason: str) -> Outcome:
+        """The outcome of a training that cannot go on."""
+        return Outcome(status="infeasible", reason=reason, epoch=self._selected(), rows=self.progress.rows)
+
+    def end_epoch(self, *, images: int, trained_s: float) -> Outcome | None:
+        """Evaluates and reports the epoch whose steps are done; the outcome if that makes the trial infeasible.
+
+        Args:
+            images: how many were trained on in `trained_s` seconds, since the epoch was begun or gone on with.
+        """
+        started = time.monotonic()
+        row = self._finish_epoch()
+        if not math.isfinite(row["val_loss"]):
+            return self.infeasible(f"validation loss is {row['val_loss']} after epoch {row['epoch']}")
+        self._account(row)
+        if self.context.rank == 0:
+            trained_s = max(trained_s, 1e-9)
+            self.context.report({**row, "seconds": trained_s + time.monotonic() - started, "images_per_s": images / trained_s,
+                                 "data_wait": min(1.0, self.waited_s / trained_s), "peak_memory_gb": peak_memory_gb(self.device),
+                                 "gpu": gpu_name(self.device)})
+        return None
 
     def _is_over(self) -> bool:
         """Whether no budget would make it train on: all epochs are done, or patience has ended."""
@@ -246,11 +277,14 @@ class Training(Evaluation):
         models.set_train(self.model, config.freeze)
         progress.sums = progress.sums.to(self.device)
         look_every = 1 if self.device.type == "cpu" else 50  # reading the loss makes a GPU wait
+        shares = [order[first + context.rank:first + config.batch_size:context.ranks]
+                  for first in range(0, self.steps * config.batch_size, config.batch_size)]
         while progress.step < self.steps:
-            batch = order[progress.step * config.batch_size:(progress.step + 1) * config.batch_size]
             seed_torch(seed_of(self.trial.seed, epoch, progress.step, context.rank), context.device)
-            self._step(batch[context.rank::context.ranks], epoch=epoch)
+            self._step(shares[progress.step], epoch=epoch)
             progress.step += 1
+            if progress.step < self.steps:
+                self.batches.expect(shares[progress.step])
             look = progress.step % look_every == 0 or progress.step == self.steps
             broken = look and not math.isfinite(float(progress.sums[0]))
             stop, broken, save = self.agreement.any(context.stop(), broken, self._is_due())
@@ -269,35 +303,67 @@ class Training(Evaluation):
         them. The sum of the pieces' gradients is the gradient of the whole up to rounding, except that batch norm normalises each piece
         by its own statistics (over all ranks) and moves the running ones once for each, and that dropout draws other masks.
         """
+        if self._wants_graph and self._replayed(samples, epoch=epoch):
+            return
         self.optimizer.zero_grad(set_to_none=True)
         *first, last = np.array_split(samples, max(1, min(self.context.accumulate, len(samples) // 2)))
         for piece in first:
             with self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else contextlib.nullcontext():
-                self._add_gradient(piece, epoch=epoch)
-        self._add_gradient(last, epoch=epoch)  # here the ranks exchange what they have added up
+                self.progress.sums += self._add_gradient(*self._batch(piece, epoch=epoch))
+        self.progress.sums += self._add_gradient(*self._batch(last, epoch=epoch))  # here the ranks exchange what they have added up
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def _add_gradient(self, samples: np.ndarray, *, epoch: int) -> None:
-        """Adds these samples' part of the global batch's gradient to the parameters', and their loss and correct answers to the sums."""
-        x_BCHW, y_B = self.batcher.train(samples, seed=self.trial.seed, epoch=epoch)
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            logits = self.parallel(x_BCHW)
+    def _batch(self, samples: np.ndarray, *, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `network` reads, and labels."""
+        asked = time.perf_counter()
+        batch = self.batches.train(samples, seed=self.trial.seed, epoch=epoch)
+        self.waited_s += time.perf_counter() - asked
+        return batch
+
+    def _add_gradient(self, x_B: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
+        """Adds this batch's part of the global batch's gradient to the parameters'; returns its sums. Does not wait for the device."""
+        with self.autocast():
+            logits = self.parallel(x_B)
         loss_sum = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), y_B, reduction="sum")
         # DistributedDataParallel divides by the number of ranks; the batch is the global one.
         self.scaler.scale(loss_sum * (self.context.ranks / self.config.batch_size)).backward()
         with torch.no_grad():
-            self.progress.sums += _sums(loss_sum, logits, y_B)
+            return sums_of(loss_sum, logits, y_B)
+
+    def _replayed(self, samples: np.ndarray, *, epoch: int) -> bool:
+        """Makes the step by a recorded graph; false when it cannot be recorded."""
+        asked = time.perf_counter()
+        self.batcher.draw(self.trial.seed, epoch)
+        inputs = self.batcher.raw(samples)
+        self.waited_s += time.perf_counter() - asked
+        if self._graph is None:
+            try:
+                self._graph = accelerate.GraphedStep(self._whole_step, inputs, model=self.model, optimizer=self.optimizer)
+            except RuntimeError as error:
+                print(f"a step of this network cannot be recorded as a CUDA graph, so each kernel is launched: {error}", flush=True)
+                self._wants_graph = False
+                return False
+            seed_torch(seed_of(self.trial.seed, epoch, self.progress.step, self.context.rank), self.context.device)  # recording drew
+        self.progress.sums += self._graph(*inputs)
+        return True
+
+    def _whole_step(self, *raw: torch.Tensor) -> torch.Tensor:
+        """A step from `Batcher.raw` to the new parameters, in nothing but work of the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = self._add_gradient(*self.batcher.made(*raw))
+        self.optimizer.step()
+        return sums
 
     def _finish_epoch(self) -> dict[str, Any]:
         """The row of the epoch whose steps are done, with the validation split evaluated."""
         loss, correct, images = add_up(self.progress.sums, self.context.ranks).tolist()
-        val_loss, val_acc = self.evaluate(self.splits.val)
-        lr = self.optimizer.param_groups[0]["lr"]
+        val_loss, val_acc = self.evaluate(self.splits.val, self.network, self.batches)
+        lr = accelerate.learning_rate(self.optimizer)
         if self.schedule is not None:
             self.schedule.step()
         return {"epoch": self.progress.epoch + 1, "train_loss": loss / images, "train_acc": correct / images,
-                "val_loss": val_loss, "val_acc": val_acc, "lr": float(lr)}
+                "val_loss": val_loss, "val_acc": val_acc, "lr": lr}
 
     def _account(self, row: dict[str, Any]) -> None:
         """Takes a finished epoch into the progress."""
@@ -345,7 +411,7 @@ class Training(Evaluation):
         sums = gather(progress.sums.to(self.device), self.context.ranks)
         if self.context.rank == 0:
             self.context.fence()
-            state = {"made_by": self._made_by(), "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            state = {"made_by": self._made_by(), "model": self.model.state_dict(), "optimizer": accelerate.plain_state(self.optimizer),
                      "schedule": self.schedule.state_dict() if self.schedule else {}, "scaler": self.scaler.state_dict(),
                      "sums": sums, "epoch": progress.epoch, "step": progress.step, "rows": progress.rows,
                      "best_epoch": progress.best_epoch, "best_model": progress.best_model}
@@ -376,21 +442,3 @@ class Training(Evaluation):
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(epoch=state["epoch"], step=state["step"], sums=state["sums"][self.context.rank], rows=state["rows"],
                                  best_epoch=state["best_epoch"], best_model=state["best_model"])
-
-
-def _sums(loss_sum: torch.Tensor, logits: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
-    """(3,) float64: summed loss, correct answers and number of images of a batch, on its device."""
-    return torch.stack([loss_sum.double(), (logits.argmax(1) == y_B).sum().double(), loss_sum.new_tensor(len(y_B)).double()])
-
-
-def _gpu_name(device: torch.device) -> str | None:
-    """The model of the GPU, None on a CPU."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
-
-
-def _peak_memory_gb(device: torch.device) -> float:
-    """Peak memory of the device, or of this process on a CPU, in GB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): macOS counts bytes, Linux kilobytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

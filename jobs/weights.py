@@ -1,14 +1,15 @@
 """Starting a network from a weights file: torchvision's published ones, or the checkpoint of an earlier study; and a trial's own.
 
 The head (the layer that counts the classes) is always new where training starts; everything else must fit in name and shape, so that a
-checkpoint of another model cannot load in part and train on as if nothing had happened.
+checkpoint of another model cannot load in part and train on as if nothing had happened. The CIFAR ResNets draw their stem and
+all of their head anew where they start from torchvision's file of a ResNet.
 """
 
 import re
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +18,49 @@ from torch import Tensor, nn
 
 from jobs import durable
 from jobs.config import Config
+from jobs.registry import PUBLISHED_AS, is_timm
 
-_SIDE_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
-"""Parts of torchvision's files that only its own training recipe used; the networks are built without them."""
+_SIDE_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",), **dict.fromkeys(PUBLISHED_AS, ("fc.",))}
+"""Parts of torchvision's files that only its own training recipe used, or that ours replaces; the networks are built without them."""
+_NEW = dict.fromkeys(PUBLISHED_AS, ("conv1.", "fc."))
+"""Parts of our networks that no published file has in their shape."""
 
 
 class WeightsError(RuntimeError):
     """A weights file that is missing, damaged or another model's: the text names the file and what to do."""
 
 
-def load_weights(model: nn.Module, path: Path | None, *, config: Config, head: Collection[str]) -> None:
+def load_weights(model: nn.Module, path: Path | None, *, config: Config, head: Collection[str],
+                 resized: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None) -> None:
     """Copies the weights file at `path` into `model`, except the parameters in `head`, which stay as initialised.
+
+    Args:
+        resized: makes weights of the right names fit the size of the images; asked where shapes differ.
 
     Raises:
         WeightsError: no such file, a wrong checksum, not a weights file, or names and shapes that do not fit.
     """
+    remedy, study = _remedy(config), config.weights.startswith("study:")
     if path is None or not path.is_file():
-        raise WeightsError(f'weights = "{config.weights}" of {config.model}: there is no file {path or "given"}; {_remedy(config)}')
+        raise WeightsError(f'weights = "{config.weights}" of {config.model}: there is no file {path or "given"}; {remedy}')
     _check_digest(path, config)
-    ours = config.weights.startswith("study:")
-    state = _read(path, ours=ours, remedy=_remedy(config))
+    if not study and is_timm(config.model):
+        check_sums(path, remedy)  # its name holds no digest
+    state = _read(path, ours=study or is_timm(config.model), remedy=remedy)
     if config.model.startswith("densenet"):  # torchvision's files are older than its names: denselayer1.norm.1 is norm1 today
         for name in list(state):
             state[re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)] = state.pop(name)
-    for name in head:
+    beside = () if study else _SIDE_HEADS.get(config.model, ())
+    new = {*head, *(name for name in model.state_dict() if not study and name.startswith(_NEW.get(config.model, ())))}
+    for name in new:
         state.pop(name, None)
-    problems = _copy(model, _versioned(state, model) if ours else state, head=head, beside=_SIDE_HEADS.get(config.model, ()))
+    shapes = {name: value.shape for name, value in model.state_dict().items() if name not in new}
+    if resized and state.keys() == shapes.keys() and any(value.shape != shapes[name] for name, value in state.items()):
+        try:
+            state = {name: value for name, value in resized(state).items() if name not in new}
+        except RuntimeError as error:
+            raise WeightsError(f"{path} does not fit images of this size: {str(error).splitlines()[-1].strip()}") from error
+    problems = _copy(model, _versioned(state, model) if study else state, head=new, beside=beside)
     if problems:
         raise WeightsError(f"{path} is a checkpoint of another model than {config.model} with these parameters or image size: "
                            f"{_first(problems)}. Only the last layer may differ; make the two alike, or choose other `weights`")
@@ -57,7 +75,7 @@ def load_selected(model: nn.Module, path: Path) -> None:
     remedy = "the trial must be trained again before the test split can be evaluated: remove its folder and launch its study again"
     if not path.is_file():
         raise WeightsError(f"there is no file {path}: the trial is not over, or its weights were removed; {remedy}")
-    _check_sums(path, remedy)
+    check_sums(path, remedy)
     if problems := _copy(model, _versioned(_read(path, ours=True, remedy=remedy), model)):
         raise WeightsError(f"{path} holds the weights of another network than the trial's: {_first(problems)}; {remedy}")
 
@@ -78,8 +96,12 @@ def _check_digest(path: Path, config: Config) -> None:
                            f"{_remedy(config)}")
 
 
-def _check_sums(path: Path, remedy: str) -> None:
-    """Compares each part of a file that torch.save wrote, a zip archive, with its CRC-32, which torch.load does not look at."""
+def check_sums(path: Path, remedy: str) -> None:
+    """Compares each part of a file that torch.save wrote, a zip archive, with its CRC-32, which torch.load does not look at.
+
+    Raises:
+        WeightsError: no such archive, or one that is damaged; the text ends with `remedy`.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()

@@ -8,6 +8,7 @@ import pytest
 from slurm_fixture import cluster, shared_cluster  # noqa: F401
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: two processes with two threads each fight for two cores
+os.environ.setdefault("HARNESS_EMULATE", "1")  # the tests of mixed precision are the same wherever they run
 signal.signal(signal.SIGINT, signal.default_int_handler)  # run in the background, tests and all that they start would be deaf to Ctrl-C
 
 

@@ -98,3 +98,13 @@ def write_fashion_mnist(root: Path, *, per_class: int = 10, test_per_class: int 
             data = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
             (folder / (name + ".gz" if zipped else name)).write_bytes(gzip.compress(data) if zipped else data)
     return folder
+
+
+def write_own_images(folder: Path, *, classes: tuple[str, ...] = ("a", "b"), per_class: int = 6, seed: int = 0) -> Path:
+    """`<class>/0000.png` of mixed sizes, as a user's own images lie. Returns the folder."""
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(per_class):
+            pixels = class_images(np.array([label]), 36 + 3 * i, 50 - i, 3, classes=len(classes), seed=100 * seed + i)[0]
+            Image.fromarray(pixels).save(folder / name / f"{i:04d}.png")
+    return folder

@@ -71,13 +71,13 @@ def test_how_many_images_are_in_memory_at_once(accumulate: int, trained: list[in
     context = Context(folder=tmp_path, data=data, accumulate=accumulate)
     training = jobs.train.Training(Trial(config=config.as_dict()), context, config=config, splits=splits, model=model)
     asked: list[int] = []
-    plain = training.batcher.plain
+    raw = training.batcher.raw
 
-    def note(samples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def note(samples: np.ndarray) -> tuple[torch.Tensor, ...]:
         asked.append(len(samples))
-        return plain(samples)
+        return raw(samples)
 
-    training.batcher.plain = note  # type: ignore[method-assign]
+    training.batcher.raw = note  # type: ignore[method-assign]
     training.run()
     assert asked[:len(trained)] == trained and max(asked[len(trained):]) == evaluated
     assert sum(asked) == 32 + len(splits.val) + len(splits.test)

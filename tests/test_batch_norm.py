@@ -9,7 +9,7 @@ import torch.multiprocessing
 from torch import Tensor, nn
 
 from jobs import models
-from jobs.batch_norm import GlobalBatchNorm2d, across_ranks
+from jobs.batch_norm import GlobalBatchNorm, across_ranks
 from jobs.cnns import NETWORKS
 from jobs.config import Config
 
@@ -19,17 +19,42 @@ DIGITS = {"classes": 10, "channels": 1, "size": 8}
 
 def test_with_one_rank_batch_norm_is_torchs_bit_for_bit() -> None:
     torch.manual_seed(0)
-    ours, theirs, x_BCHW = GlobalBatchNorm2d(3), nn.BatchNorm2d(3), torch.randn(5, 3, 4, 4)
+    ours, theirs, x_BCHW = GlobalBatchNorm(3), nn.BatchNorm2d(3), torch.randn(5, 3, 4, 4)
     assert torch.equal(ours(x_BCHW), theirs(x_BCHW)) and torch.equal(ours.running_var, theirs.running_var)  # type: ignore[arg-type]
     model = nn.Sequential(theirs)
     assert across_ranks(model)[0] is theirs  # type: ignore[index]
 
 
+class NormAndActivation(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d: what comes after batch norm is a child of it."""
+
+    def __init__(self, features: int):
+        super().__init__(features)
+        self.drop, self.act = nn.Identity(), nn.SiLU()
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        normal: Tensor = self.act(self.drop(super().forward(x_BCHW)))
+        return normal
+
+
 def network_of_norms() -> nn.Module:
-    """Two batch norms in a row, so that the gradient of the first passes the statistics of the second; one averages plainly."""
+    """Batch norms in a row, so that the gradient of the first passes the statistics of the next; one averages plainly, one holds its
+    activation, and one is of one dimension."""
     torch.manual_seed(0)
-    inner = nn.Sequential(nn.Conv2d(3, 4, 2), nn.BatchNorm2d(4, momentum=None))
-    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), inner, nn.Flatten(), nn.Linear(4 * 9, 2)).double()
+    inner = nn.Sequential(nn.Conv2d(3, 4, 2), nn.BatchNorm2d(4, momentum=None), NormAndActivation(4))
+    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), inner, nn.Flatten(), nn.BatchNorm1d(4 * 9),
+                         nn.Linear(4 * 9, 2)).double()
+
+
+def test_a_batch_norm_that_does_something_unknown_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Squared(nn.BatchNorm2d):
+        def forward(self, x_BCHW: Tensor) -> Tensor:
+            return super().forward(x_BCHW) ** 2
+
+    monkeypatch.setattr("jobs.batch_norm.ranks", lambda: 2)
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: "gloo")
+    with pytest.raises(TypeError, match="Squared is a batch norm that does more, and how to share it out over 2 ranks is not known"):
+        across_ranks(nn.Sequential(Squared(3)))
 
 
 def batches() -> list[Tensor]:
@@ -52,14 +77,14 @@ def rank_of_norms(rank: int, rows: list[slice], folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(rows))
     network = across_ranks(network_of_norms())
-    assert sum(isinstance(m, GlobalBatchNorm2d) for m in network.modules()) == 2
+    assert sum(isinstance(m, GlobalBatchNorm) for m in network.modules()) == 4
     found = train_norms(network, rows=rows[rank])
     for name, value in found.items():
         if name.startswith("gradient"):
             dist.all_reduce(value)
     torch.save(found, Path(folder) / f"rank{rank}.pt")
     built = models.build(SMALL, **DIGITS)
-    assert sum(isinstance(m, GlobalBatchNorm2d) for m in built.modules()) == 2
+    assert sum(isinstance(m, GlobalBatchNorm) for m in built.modules()) == 2
     assert set(built.state_dict()) == set(NETWORKS["dynamic_cnn"](SMALL, **DIGITS).state_dict())
     dist.destroy_process_group()
 

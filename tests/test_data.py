@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from image_fixtures import write_caltech101, write_cifar10, write_fashion_mnist
 
-from jobs import data
+from jobs import cache, data
 from jobs.config import Config, ConfigError, parse_classes
 from jobs.data import Splits, cache_folder, epoch_order, load, missing, prepare, random_uniforms, stratified_order
 from jobs.datasets import DATASETS, DataError
@@ -282,7 +282,7 @@ def build_at_once(root: str, barrier, results) -> None:
 @pytest.mark.parametrize("locks", [True, False])
 def test_concurrent_builders(tmp_path, root, monkeypatch, locks):
     if not locks:
-        monkeypatch.setattr(data, "fcntl", None)
+        monkeypatch.setattr(cache, "fcntl", None)
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(4), context.Queue()
     builders = [context.Process(target=build_at_once, args=(str(tmp_path), barrier, results)) for _ in range(4)]
@@ -372,7 +372,7 @@ def test_data_folder_that_may_not_be_written(tmp_path, monkeypatch):
 
 def test_a_full_cache_in_a_read_only_folder_is_enough(tmp_path, monkeypatch):
     prepare(config(), tmp_path)
-    monkeypatch.setattr(data, "_building", lambda folder: pytest.fail("nothing is to be built"))
+    monkeypatch.setattr(cache, "building", lambda folder: pytest.fail("nothing is to be built"))
     assert len(load(config(), tmp_path).images) == 1797
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from jobs import models
 from jobs.cnns import NETWORKS
-from jobs.config import Config
+from jobs.config import Config, ConfigError
 from jobs.layers import trace
-from jobs.registry import OUR_MODELS, torchvision_models
+from jobs.registry import OUR_MODELS, PUBLISHED_AS, torchvision_models
 
 DIGITS = {"classes": 10, "channels": 1, "size": 8}
 SMALL = Config(model="dynamic_cnn", depth=2, filters=4, hidden=8)
@@ -92,13 +93,35 @@ def test_plain_cnn_at_28_pixels_is_halved_three_times() -> None:
     assert [layer.shape[1] for layer in layers if layer.kind == "Conv2d"] == [28, 14, 7] + 7 * [3]
 
 
+@pytest.mark.parametrize(("model", "blocks"), [("cifar_resnet18", 8), ("cifar_resnet34", 16)])
+def test_a_cifar_resnet_keeps_32_pixels_behind_its_stem(model: str, blocks: int) -> None:
+    """torchvision's ResNet in all but the stem, the pool behind it and the head."""
+    layers = {layer.name: layer for layer in models.describe(Config(model=model, dataset="cifar100", dropout=0.3))}
+    assert layers["conv1"].shape == (64, 32, 32) and layers["conv1"].parameters == 3 * 64 * 3 * 3
+    assert layers["maxpool"].shape == (64, 32, 32) and layers["maxpool"].kind == "Identity"
+    assert [layers[f"layer{n}.0.conv1"].shape for n in (1, 2, 3, 4)] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+    assert sum(name.endswith(".conv2") for name in layers) == blocks
+    head = [(layer.kind, layer.shape) for name, layer in layers.items() if name.startswith("fc.")]
+    assert head == [("Linear", (512,)), ("ReLU", (512,)), ("Dropout", (512,)), ("Linear", (256,)), ("ReLU", (256,)), ("Dropout", (256,)),
+                    ("Linear", (100,))]
+    network, theirs = build(Config(model=model, dropout=0.3), size=32), torchvision.models.get_model(PUBLISHED_AS[model])
+    assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.3, 0.3]
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    assert all(shapes[name] == value.shape for name, value in theirs.state_dict().items() if not name.startswith(("conv1.", "fc.")))
+    assert shapes["conv1.weight"] == (64, 1, 3, 3), "grey images are read as they are"
+    spread = build(Config(model=model), channels=3, size=32).conv1.weight.std()  # type: ignore[union-attr, operator]
+    assert abs(spread - (2 / (64 * 9)) ** 0.5) < 0.004, "as torchvision draws its convolutions: sqrt(2 / fan out)"
+    by_part = models.parts(network)
+    assert {name.partition(".")[0] for name in by_part["classifier"]} == {"fc"} and len(by_part["classifier"]) == 6
+
+
 @pytest.mark.parametrize("model", list(OUR_MODELS))
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_forward_and_backward(model: str, batch_norm: bool) -> None:
     network = build(Config(model=model, filters=4, batch_norm=batch_norm), size=9).double()
     network(torch.rand(3, 1, 9, 9, dtype=torch.float64)).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
-    assert batch_norm == any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    assert any(isinstance(m, nn.BatchNorm2d) for m in network.modules()) == (batch_norm or "batch_norm" not in OUR_MODELS[model])
 
 
 def test_parameters_follow_torch_seed_alone() -> None:
@@ -235,7 +258,15 @@ def test_parts_of_torchvision_models() -> None:
     assert models.parts(resnet)["classifier"] == ["fc.weight", "fc.bias"]
 
 
+def test_a_frozen_backbone_of_a_cifar_resnet_needs_a_stem_that_was_trained() -> None:
+    with pytest.raises(ConfigError, match='draws its first convolution anew .* would leave it untrained; .*"study:NAME"'):
+        Config.from_dict({"model": "cifar_resnet34", "weights": "imagenet", "freeze": "backbone"})
+    assert Config.from_dict({"model": "cifar_resnet34", "weights": "study:first", "freeze": "backbone"}).freeze == "backbone"
+
+
 def test_bad_freezes() -> None:
+    with pytest.raises(ConfigError, match="Linear has no layer of parameters that could be its classifier"):
+        models.freeze(nn.Linear(2, 2), "backbone")
     with pytest.raises(ValueError, match='no part "head"; parts are: none, classifier, backbone'):
         models.freeze(build(SMALL), "head")
     with pytest.raises(ValueError, match="leaves nothing of Sequential to train"):

@@ -90,9 +90,9 @@ def test_a_stopped_search_goes_on_as_it_would_have():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, len(ALGORITHMS), 15))
+@pytest.mark.parametrize("first", range(0, len(ALGORITHMS), 20))
 def test_every_algorithm_repeats(first):
-    check_repeats(list(ALGORITHMS[first:first + 15]))
+    check_repeats(list(ALGORITHMS[first:first + 20]))
 
 
 def test_algorithms_are_listed_once_and_known_to_nevergrad():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from jobs import models
@@ -111,8 +112,6 @@ def published(folder: Path, state: dict[str, Tensor], stem: str) -> Path:
 
 
 def test_published_weights_with_the_side_heads_of_googlenet(tmp_path: Path) -> None:
-    import torchvision
-
     torch.manual_seed(1)
     theirs = torchvision.models.googlenet(aux_logits=True, init_weights=True)
     path = published(tmp_path, theirs.state_dict(), "googlenet")
@@ -131,6 +130,34 @@ def test_published_weights_with_densenet_names_of_old(tmp_path: Path) -> None:
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     network = build(config, weights_file=published(tmp_path, old, "densenet121"), channels=3, size=32)
     assert all(torch.equal(v, theirs[k]) for k, v in network.state_dict().items() if not k.startswith("classifier."))
+
+
+def test_published_weights_of_a_resnet_in_a_cifar_resnet(tmp_path: Path) -> None:
+    """The stem, whose shape no published file has, and the whole of the head are drawn anew; all the rest is taken."""
+    torch.manual_seed(1)
+    theirs = torchvision.models.resnet18(num_classes=10).state_dict()
+    path, config = published(tmp_path, theirs, "resnet18"), Config(model="cifar_resnet18")
+    network = build(dataclasses.replace(config, weights="imagenet"), weights_file=path, channels=3, size=32).state_dict()
+    fresh = build(config, channels=3, size=32).state_dict()
+    new = {name for name in network if name.startswith(("conv1.", "fc."))}
+    assert new == {"conv1.weight", *(f"fc.{i}.{part}" for i in (0, 3, 6) for part in ("weight", "bias"))}
+    assert all(torch.equal(value, (fresh if name in new else theirs)[name]) for name, value in network.items())
+
+
+def test_a_cifar_resnet_takes_its_stem_from_an_earlier_study(tmp_path: Path) -> None:
+    config = Config(model="cifar_resnet18")
+    path, earlier = study_file(tmp_path, config, classes=5, channels=3, size=32)
+    network, taken = build(dataclasses.replace(config, weights="study:first"), weights_file=path, channels=3, size=32), earlier.state_dict()
+    differ = [name for name, value in network.state_dict().items() if not torch.equal(value, taken[name])]
+    assert differ == ["fc.6.weight", "fc.6.bias"]
+
+
+@pytest.mark.parametrize("model", ["resnet18", "cifar_resnet18"])
+def test_published_weights_of_another_model(model: str, tmp_path: Path) -> None:
+    """A deeper ResNet under the name of this one: nothing of it is loaded, though all that this one has would fit."""
+    path = published(tmp_path, torchvision.models.resnet34().state_dict(), "resnet18")
+    with pytest.raises(models.WeightsError, match=f"another model than {model} .*: layer1.2.conv1.weight is not in the model"):
+        build(Config(model=model, weights="imagenet"), weights_file=path, channels=3, size=32)
 
 
 def test_published_weights_with_a_wrong_checksum(tmp_path: Path) -> None:
