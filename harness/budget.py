@@ -2,15 +2,17 @@
 
 from collections.abc import Hashable, Mapping
 
+from harness.events import began, members
 from harness.grid import Grid
 from harness.plan import Plan, PlannedTrial, within_budget
 from harness.store import Store
 
 
 class Budget:
-    """The GPU-hours of a study, a trial having `gpus` of them. Without a limit nothing is read and everything is paid for."""
+    """The GPU-hours of a study, a trial having `gpus` of them, which is less than one where it shares one; the time of trials that were
+    trained as one program is divided among them. Without a limit nothing is read and everything is paid for."""
 
-    def __init__(self, store: Store, grid: Grid, trials: list[PlannedTrial], kinds: Mapping[str, Hashable], *, gpus: int):
+    def __init__(self, store: Store, grid: Grid, trials: list[PlannedTrial], kinds: Mapping[str, Hashable], *, gpus: float):
         self.store, self.grid, self.kinds = store, grid, kinds
         self.limit_h = float(grid.limits.gpu_hours)
         self.gpus = gpus
@@ -57,8 +59,9 @@ class Budget:
                 continue
             hours, ended = 0.0, False
             for events in self.store.attempts(trial):
-                times = [event["time"] for event in events if "time" in event]
-                hours += (max(times) - min(times)) / 3600 if times else 0.0
+                last = max((event["time"] for event in events if "time" in event), default=None)
+                first = began(events)
+                hours += (last - first) / members(events) / 3600 if first is not None and last is not None else 0.0
                 ended = any(event["event"] == "end" and event["cause"] in ("done", "infeasible") for event in events)
             if ended:
                 self._settled[trial] = hours

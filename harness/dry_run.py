@@ -145,7 +145,7 @@ def _tuned(tuned: Tuned) -> str:
 
 def _search_time(grid: Grid) -> str:
     """What can be said of the time before anything is proposed."""
-    jobs = math.ceil(grid.trial_count() / grid.slurm.trials_per_job)
+    jobs = math.ceil(grid.trial_count() / grid.slurm.trials_of_a_job)
     return (f"not known before configs are proposed; the figures of a study that ran are in `status`. On Slurm at most "
             f"{jobs * grid.slurm.time_min / 60:.0f} job-hours by the time limit of {grid.slurm.time_min} min")
 
@@ -196,12 +196,12 @@ def _jobs(grid: Grid, profile: Profile, trials: int) -> str:
     """What Slurm would be asked for."""
     from harness.slurm_executor import job_parameters
 
-    wanted, count = grid.slurm, math.ceil(trials / grid.slurm.trials_per_job)
+    wanted, count = grid.slurm, math.ceil(trials / grid.slurm.trials_of_a_job)
     asked = {name: value for name, value in job_parameters(wanted, profile).items() if not isinstance(value, bool | list | dict | None)}
     more = {name: value for name, value in job_parameters(wanted, profile)["additional_parameters"].items() if value is not True}
     options = shlex.join(f"--{name.replace('_', '-')}={value}" for name, value in {**asked, **more}.items())
     running = f", at most {wanted.running} at once" if wanted.running else ""
-    return (f"{_count(count, 'job')} of {_count(wanted.trials_per_job, 'trial')}{running}, profile {profile.name or '(none)'}\n{options}")
+    return (f"{_count(count, 'job')} of {_count(wanted.trials_of_a_job, 'trial')}{running}, profile {profile.name or '(none)'}\n{options}")
 
 
 def _disk(grid: Grid, store: Store, left: list[PlannedTrial]) -> str:

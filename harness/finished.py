@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from harness.events import began, members
 from harness.store import Store
 
 CACHE_FROM = 1000
@@ -22,6 +23,8 @@ class Run:
     host: str
     seconds: float
     """From its first to its last sign of life."""
+    fused: int = 1
+    """How many trials were trained as one program, this one of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,12 +58,12 @@ def read_finished(store: Store, metric: str, trial_ids: Collection[str]) -> dict
 
     try:
         trials = pq.read_table(store.table_file("trials"), columns=["trial_id", "status", "reason", metric])
-        attempts = pq.read_table(store.table_file("attempts"), columns=["trial_id", "cause", "worker", "host", "started", "ended"])
+        attempts = pq.read_table(store.table_file("attempts"), columns=["trial_id", "cause", "worker", "host", "fused", "started", "ended"])
         spans = pc.subtract(attempts["ended"].cast(pa.int64()), attempts["started"].cast(pa.int64())).to_pylist()
-        columns = zip(*(attempts[name].to_pylist() for name in ("trial_id", "cause", "worker", "host")), spans, strict=True)
+        columns = zip(*(attempts[name].to_pylist() for name in ("trial_id", "cause", "worker", "host", "fused")), spans, strict=True)
         runs: dict[str, list[tuple[str | None, Run | None]]] = {}
-        for trial, cause, worker, host, span in columns:
-            run = None if span is None else Run(worker=worker or "", host=host or "", seconds=span / 1e6)
+        for trial, cause, worker, host, fused, span in columns:
+            run = None if span is None else Run(worker=worker or "", host=host or "", seconds=span / 1e6, fused=fused)
             runs.setdefault(trial, []).append((cause, run))
         rows = zip(*(trials[name].to_pylist() for name in ("trial_id", "status", "reason", metric)), strict=True)
         wanted = set(trial_ids)
@@ -93,4 +96,6 @@ def run_of(events: list[dict[str, Any]]) -> Run:
     """An attempt from its events."""
     times = [event["time"] for event in events if "time" in event]
     start = next((event for event in events if event["event"] == "start"), {})
-    return Run(worker=start.get("worker", ""), host=start.get("host", ""), seconds=max(times) - min(times) if times else 0.0)
+    first = began(events)
+    return Run(worker=start.get("worker", ""), host=start.get("host", ""), fused=members(events),
+               seconds=0.0 if first is None else max(times) - first)

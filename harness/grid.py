@@ -197,6 +197,7 @@ def _build(text: str, document: dict[str, Any], findings: Findings) -> Grid:
     if not own_job:
         grid_checks.check_effects(draft)
     grid_checks.check_ranks(draft, local, slurm)
+    grid_checks.check_sharing(findings, local, slurm)
     if not grid_checks.check_number(draft, len(study.seeds) if study else 1, search.trials if search else 1):
         findings.close("trials of a grid this large are not compared with each other")
     if search is not None:

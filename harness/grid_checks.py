@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
-from harness.findings import show
+from harness.findings import Findings, show
 from harness.grid_draft import DEFAULTS, Draft, NamedVariant, Tuned, text_of
 from harness.grid_sections import Local, Slurm
 from harness.spans import Path
@@ -95,7 +95,7 @@ def _check_effect(draft: Draft, path: Path, name: str, variants: Iterable[NamedV
     for variant in variants:
         for chooser, names in read_by.items():
             possible = _possible(draft, variant, chooser, pinned or {})
-            if any(value in names for value in possible):
+            if any(registry.entry(chooser, value) in names for value in possible):
                 return
             met[chooser] += possible
     if not any(met.values()):
@@ -222,8 +222,9 @@ def active_values(draft: Draft, cell: Cell, names: Iterable[str]) -> tuple[Value
 
 def _is_read(draft: Draft, name: str, values: Mapping[str, Value]) -> bool:
     read_by = readers(name)
-    return not read_by or any(values.get(chooser, DEFAULTS[chooser]) in entries for chooser, entries in read_by.items()) or any(
-        value in read_by[t.name] for t, _ in draft.tuned if t.name in read_by for value in t.choices)
+    return not read_by or any(
+        registry.entry(chooser, values.get(chooser, DEFAULTS[chooser])) in entries for chooser, entries in read_by.items()) or any(
+        registry.entry(t.name, value) in read_by[t.name] for t, _ in draft.tuned if t.name in read_by for value in t.choices)
 
 
 def check_doubled(draft: Draft, variants: list[tuple[Cell, tuple[Value | None, ...]]]) -> None:
@@ -281,6 +282,26 @@ def check_ranks(draft: Draft, local: Local | None, slurm: Slurm | None) -> None:
                 draft.findings.value(path, f"`batch_size`: give a `low` and a `step` that {ranks} divides, for {who}")
         if not everywhere and default % ranks:
             draft.findings.value(place, f"the default batch_size, {default}, cannot be shared out evenly over {who}")
+
+
+def check_sharing(findings: Findings, local: Local | None, slurm: Slurm | None) -> None:
+    """Trials that share a GPU, or are trained as one program, have one process each and no GPU to themselves."""
+    if local is not None:
+        ranks = f"a trial of one process, and [local] ranks is {local.ranks}" if local.ranks > 1 else ""
+        gpus = f"a trial with one GPU, and [local] gpus_per_trial is {local.gpus_per_trial}" if local.gpus_per_trial > 1 else ""
+        if local.trials_per_gpu > 1 and (ranks or gpus):
+            findings.value(("local", "trials_per_gpu"), f"`trials_per_gpu` is for {ranks or gpus}; leave one of them out")
+        if local.fuse > 1 and ranks:
+            findings.value(("local", "fuse"), f"`fuse` is for {ranks}; leave one of them out")
+    if slurm is not None:
+        layout = {"nodes": slurm.nodes, "tasks_per_node": slurm.tasks_per_node}
+        several = next((f"[slurm] {name} is {number}" for name, number in layout.items() if number > 1), "")
+        gpus = f"[slurm] gpus_per_node is {slurm.gpus_per_node}" if slurm.gpus_per_node != 1 else ""
+        if slurm.trials_per_gpu > 1 and (several or gpus):
+            findings.value(("slurm", "trials_per_gpu"), "`trials_per_gpu` is for jobs of one process (nodes = 1, tasks_per_node = 1) with "
+                                                        f"one GPU (gpus_per_node = 1), and {several or gpus}")
+        if slurm.fuse > 1 and several:
+            findings.value(("slurm", "fuse"), f"`fuse` is for trials of one process (nodes = 1, tasks_per_node = 1), and {several}")
 
 
 def _batch_sizes(draft: Draft) -> Iterator[tuple[int, Path]]:

@@ -52,7 +52,16 @@ class Slurm:
     mem_gb: int = _key("memory per node in GB; 0 is the site's default", 0, high=100_000)
     time_min: int = _key("time limit of a job in minutes", 60, low=1, high=366 * 24 * 60)
     running: int = _key("at most so many jobs at once; 0 sets no limit", 0)
-    trials_per_job: int = _key("trials that one job runs one after the other", 1, low=1)
+    trials_per_job: int = _key("trials that one job runs in all; at least trials_per_gpu times fuse", 1, low=1)
+    trials_per_gpu: int = _key("trials side by side on the GPU of a job, each in processes and with cpus_per_task cores of its own", 1,
+                               low=1, high=64)
+    fuse: int = _key("at most so many trials of one shape trained as one program, where a short probe says that it is faster", 1, low=1,
+                     high=64)
+
+    @property
+    def trials_of_a_job(self) -> int:
+        """Trials that one job runs in all: as many as it can run at once at least."""
+        return max(self.trials_per_job, self.trials_per_gpu * self.fuse)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +71,11 @@ class Local:
     ranks: int = _key("processes of one trial", 1, low=1, high=1024)
     cpus_per_trial: int = _key("CPU cores of one trial, over all its processes", 1, low=1, high=1024)
     gpus_per_trial: int = _key("GPUs of one trial; -1 is one for each process where there are GPUs, else none", -1, low=-1, high=64)
-    running: int = _key("at most so many trials at once; 0 is as many as fit", 0)
+    running: int = _key("at most so many workers at once, each with a trial or, with fuse, several; 0 is as many as fit", 0)
+    trials_per_gpu: int = _key("trials side by side on one GPU, each in processes of its own; without GPUs it has no effect", 1, low=1,
+                               high=64)
+    fuse: int = _key("at most so many trials of one shape trained as one program, where a short probe says that it is faster", 1, low=1,
+                     high=64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,7 @@
 
 submitit alone starts every job at once, gives each the same GPU, and takes process ids of the past for jobs of today; so it is
 used to start a worker and nothing else: how many run, on which GPUs, and whether they live is decided here and read from the study
-folder.
+folder. A GPU has as many seats as `trials_per_gpu` says, each for a worker of its own.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class LocalExecutor:
 
     @property
     def gpus_per_worker(self) -> int:
-        """GPUs that one trial gets: as the grid says, or one for each rank where there are GPUs."""
+        """GPUs that one worker sees: as the grid says, or one for each rank where there are GPUs."""
         wanted = self.local.ranks if self.local.gpus_per_trial < 0 else self.local.gpus_per_trial
         return wanted if len(self.gpus) >= wanted else 0
 
@@ -64,24 +65,43 @@ class LocalExecutor:
             raise StudyError(f"[local] gpus_per_trial = {wanted} for ranks = {ranks}: each process needs a GPU of its own")
 
     @property
+    def gpus_per_trial(self) -> float:
+        """GPUs that one trial takes up: where it shares one, its part."""
+        return self.gpus_per_worker / self.local.trials_per_gpu
+
+    @property
     def slots(self) -> int:
         """How many workers fit on this machine at once, at least one."""
         fit = available_cpus() // max(self.local.cpus_per_trial, self.local.ranks)
         if self.gpus_per_worker:
-            fit = len(self.gpus) // self.gpus_per_worker
+            fit = len(self.gpus) // self.gpus_per_worker * self.local.trials_per_gpu
         return max(1, min(fit, self.local.running) if self.local.running else fit)
 
+    def free(self, living: dict[str, Batch]) -> int:
+        """How many more workers may be started now."""
+        return max(0, self.slots - len(self._at_work(living, self._kept())))
+
+    def _at_work(self, living: dict[str, Batch], kept: dict[str, tuple[Batch, int]]) -> list[tuple[Batch, int]]:
+        """The places at which workers are, or will be; where workers are kept, each at the last place that it took."""
+        return [*kept.values(), *((batch, Batch.place(name)) for name, batch in living.items()
+                                   if not self.keep or self._is_started(batch, Batch.place(name)))]
+
+    def _kept(self) -> dict[str, tuple[Batch, int]]:
+        """First name of a worker that goes on with later batches, and lives -> the place that it took last."""
+        return {first: (batch, place) for first, (batch, place) in self._at().items() if self._lives(batch, place)}
+
     def divide(self, number: int, trials: list[tuple[str, int]], living: dict[str, Batch]) -> list[Batch]:
-        """The batch to submit now, if a slot is free: its workers take from all the trials, each on GPUs that no other worker has."""
-        kept = {first: (batch, place) for first, (batch, place) in self._at().items() if self._lives(batch, place)}
-        at_work = [*kept.values(), *((batch, Batch.place(name)) for name, batch in living.items()
-                                     if not self.keep or self._is_started(batch, Batch.place(name)))]
+        """The batch to submit now, if a slot is free: its workers take from all the trials, each on GPUs on which it has a seat."""
+        kept = self._kept()
+        at_work = self._at_work(living, kept)
         workers = max(0, min(self.slots - len(at_work), len(trials)))
-        busy = {gpu for batch, place in at_work for gpu in batch.settings["gpus"][place]}
-        free = [gpu for gpu in self.gpus if gpu not in busy]
+        busy = Counter(gpu for batch, place in at_work for gpu in batch.settings["gpus"][place])
+        free = [gpu for seat in range(self.local.trials_per_gpu) for gpu in self.gpus if busy[gpu] <= seat]  # the least busy GPUs first
         each = self.gpus_per_worker
         settings: dict[str, Any] = {"executor": self.kind, "ranks": self.local.ranks, "device": "cuda" if each else "cpu",
-                                    "gpus": [free[place * each:(place + 1) * each] for place in range(workers)]}
+                                    "gpus": [free[place * each:(place + 1) * each] for place in range(workers)],
+                                    **({"gpus_per_trial": self.gpus_per_trial} if each and self.local.trials_per_gpu > 1 else {}),
+                                    **({"fuse": self.local.fuse} if self.local.fuse > 1 else {})}
         if self.keep:
             settings |= {"cpus": self.local.cpus_per_trial, "after": [""] * workers}
             for first, (batch, place) in kept.items():  # all of them: who is the first to have nothing left is not known

@@ -16,6 +16,7 @@ from typing import Any
 
 from harness import processes, slurm
 from harness.errors import StudyError, UsageError, printable
+from harness.events import began, members
 from harness.finished import Finished, finished, read_finished
 from harness.grid import Grid, parse_grid
 from harness.lease import Lease, lives
@@ -67,6 +68,8 @@ class Record:
     ranks: int
     accumulate: int
     """Pieces its batches were cut into."""
+    fused: int
+    """How many trials were trained as one program, this one of them."""
 
     def seconds(self, now: float) -> float:
         """How long it took, or has been running."""
@@ -159,8 +162,13 @@ class Overview:
         place = Batch.place(worker)
         return len(local[place]) if place < len(local) else int(batch.settings.get("gpus_per_job", 0))
 
+    def gpus_per_trial(self, worker: str) -> float:
+        """GPUs that one trial of a worker takes up: where it shares one, its part."""
+        batch = self.batch_of(worker)
+        return float(batch.settings.get("gpus_per_trial", self.gpus(worker))) if batch else 0.0
+
     def cpus(self, worker: str) -> int:
-        """CPU cores that a worker holds."""
+        """CPU cores of one trial of a worker."""
         settings = batch.settings if (batch := self.batch_of(worker)) else {}
         ranks = int(settings.get("ranks", 1))
         if "cpus_per_task" in settings:
@@ -187,11 +195,12 @@ class Overview:
         element = self.element(worker)
         return Record(
             number=number, worker=worker, host=printable(str(start.get("host", ""))), pid=start.get("pid"),
-            job_id=printable(str(start.get("job_id", ""))) if self.on_slurm(worker) else "", started=start.get("time"),
+            job_id=printable(str(start.get("job_id", ""))) if self.on_slurm(worker) else "", started=began(events),
             ended=end.get("time"), last_sign=max(times, default=None), running=cause is None and worker in self.living, cause=cause,
             slurm_state=end.get("state") or (element.state if element and element.ended and not end else None), error=end.get("error"),
             where=end.get("where"), first_epoch=min(epochs, default=None), last_epoch=max(epochs, default=None),
-            ranks=int(start.get("ranks", 1)), accumulate=int(start.get("accumulate", 1)))
+            ranks=int(start.get("ranks", 1)), accumulate=int(start.get("accumulate", 1)),
+            fused=members(events))
 
     def command(self, verb: str, *words: str) -> str:
         """The command line of a verb on this study."""

@@ -16,6 +16,8 @@ GOES_ON = ("interrupted", "time_limit", "preempted")
 """Causes after which Slurm may start the worker's job again."""
 TAKEN_AWAY = ("preempted", "node_failure", "cancelled")
 """Causes that say nothing of what a worker was doing."""
+FUSED_FAILED = (*RAISED, "killed", "disk_full")
+"""Causes after which a trial that was one of several in a program is trained alone; that attempt does not count against it."""
 FAILED = (*RAISED, "time_limit")
 """Causes after which a trial that is given up is called failed; after the others it is lost."""
 
@@ -53,6 +55,13 @@ class Attempt:
     """Where in the code an exception came from: the same text for the same mistake."""
     progress: int = 0
     """Epochs it finished and checkpoints it wrote."""
+    fused: int = 1
+    """How many trials were trained as one program, this one of them."""
+
+    @property
+    def failed_fused(self) -> bool:
+        """Whether it was made together with others and ended in a way that may be theirs, or that of training them together."""
+        return self.fused > 1 and self.cause in FUSED_FAILED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,8 +112,12 @@ class Plan:
     """trial -> done | infeasible | pruned | failed | lost | cancelled | running | queued | pending. A pruned one rests at its rung."""
     submit: list[tuple[str, int]]
     """Pending trials with the attempt to make, as many as may be submitted now."""
+    open: list[tuple[str, int]] = field(default_factory=list)
+    """Queued trials that nobody has begun and any worker of a batch may begin, so that a worker more would be of use."""
     accumulate: dict[str, int] = field(default_factory=dict)
-    """trial -> pieces its batches are to be cut into because they did not fit into memory."""
+    """trial -> pieces its batches are to be cut into because they did not fit into memory; of those to submit, and open ones."""
+    alone: frozenset[str] = frozenset()
+    """Of the same, those that are not to be trained as one program with others, because that failed."""
     more: bool = False
     """Whether a search has still something to decide."""
 
@@ -136,9 +149,18 @@ def plan(trials: Sequence[str], states: Mapping[str, TrialState], *, living: Map
         gone = len(states[trial].attempts) <= (cancelled or {}).get(trial, -1)
         status[trial] = _status(trial, states[trial], living, promised, retry, (forgiven or {}).get(trial, 0), gone)
     submit = [(trial, len(states[trial].attempts)) for trial in status if status[trial] == "pending"]
-    pieces = {trial: 2 ** count for trial, _ in submit
-              if (count := sum(attempt.cause == "out_of_memory" for attempt in states[trial].attempts))}
-    return Plan(status=status, submit=submit, accumulate=pieces)
+    shared = {pair for batch in {id(batch): batch for batch in living.values() if not batch.share}.values() for pair in batch.trials}
+    left_open = [pair for trial in status if status[trial] == "queued" and (pair := (trial, len(states[trial].attempts))) in shared]
+    begins = [trial for trial, _ in (*submit, *left_open)]
+    pieces = {trial: 2 ** count for trial in begins
+              if (count := sum(attempt.cause == "out_of_memory" and not attempt.failed_fused for attempt in states[trial].attempts))}
+    alone = frozenset(trial for trial in begins if to_be_alone(states[trial]))
+    return Plan(status=status, submit=submit, open=left_open, accumulate=pieces, alone=alone)
+
+
+def to_be_alone(state: TrialState) -> bool:
+    """Whether a trial is not to be trained as one program with others any more."""
+    return any(attempt.failed_fused for attempt in state.attempts)
 
 
 def _status(trial: str, state: TrialState, living: Mapping[str, Any], promised: set[tuple[str, int]], retry: Mapping[str, int],
@@ -160,6 +182,9 @@ def _status(trial: str, state: TrialState, living: Mapping[str, Any], promised: 
 
 def _tried_enough(attempts: Sequence[Attempt], retry: Mapping[str, int]) -> bool:
     """Whether the policy for the cause of the last attempt allows no other."""
+    attempts = [attempt for attempt in attempts if not attempt.failed_fused]
+    if not attempts:
+        return False
     cause = attempts[-1].cause or "killed"
     allowed = retry.get(cause, -1)
     if allowed < 0:
@@ -225,7 +250,7 @@ def disk_full(states: Mapping[str, TrialState], at_start: Mapping[str, TrialStat
     return None
 
 
-def within_budget(plan: Plan, *, gpus: int, spent_h: float, promised_h: float, budget_h: float,
+def within_budget(plan: Plan, *, gpus: float, spent_h: float, promised_h: float, budget_h: float,
                   hours_of: Callable[[str], float]) -> Collection[tuple[str, int]]:
     """As much of `plan.submit`, in order, as the GPU-hours that are left pay for.
 

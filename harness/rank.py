@@ -1,4 +1,5 @@
-"""What one rank of an attempt does in its process: joins the others, calls the job, tells the worker how it goes."""
+"""What one rank of an attempt does in its process: joins the others, calls the job, tells the worker how it goes. And what the process
+does that trains several trials as one program."""
 
 import contextlib
 import dataclasses
@@ -10,7 +11,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +54,73 @@ def run_rank(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[
         tell({"event": "end", "cause": "superseded"})
     except Exception as error:
         traceback.print_exc()
-        tell({"event": "end", "cause": "disk_full" if is_full(error) else "out_of_memory" if _is_out_of_memory(error) else "exception",
-              "error": f"{f'rank {rank}: ' if settings['ranks'] > 1 else ''}{type(error).__name__}: {error}"[:500],
-              "where": _where(error)})
+        tell(_failure(error, of=f"rank {rank}: " if settings["ranks"] > 1 else ""))
         return False
     finally:
         for child in multiprocessing.active_children():
             child.kill()  # as deaf to SIGTERM as we are, so that Slurm's does not end it before the progress is kept
     return True
+
+
+def run_fused(store: Store, begun: Sequence[tuple[PlannedTrial, int]], *, settings: dict[str, Any], probe: bool,
+              send: Callable[[bytes], None]) -> bool:
+    """Trains several trials, each with the attempt that was begun at it, as one program in this process; whether that ends without a
+    mistake. Every message has a `member`: the place of the trial that it is about.
+
+    Args:
+        probe: whether the job is asked first if that is faster than one after the other; when it is not, nothing more is done.
+        send: as in `run_rank`.
+    """
+    stop = _StopFlag(signal.SIGTERM)
+    _redirect_output(store.attempt_log(begun[0][0].id, begun[0][1]), 0)
+    left, superseded = set(range(len(begun))), set[int]()
+
+    def tell(member: int, message: dict[str, Any]) -> None:
+        send(json.dumps({**message, "member": member}, ensure_ascii=False).encode(errors="replace"))
+
+    def ended(member: int, outcome: Outcome) -> None:
+        tell(member, {"event": "outcome", "outcome": _as_json(outcome, settings["request"]["metric"])})
+        left.remove(member)
+
+    try:
+        module = importlib.import_module(settings["run"].partition(":")[0])
+        trials = [asked(trial, settings) for trial, _ in begun]
+        contexts = [_context(store, trial, attempt=attempt, settings=settings, stop=stop, tell=partial(tell, member),
+                             superseded=partial(superseded.add, member)) for member, (trial, attempt) in enumerate(begun)]
+        if probe:
+            faster = bool(module.fused_is_faster(trials, contexts))
+            tell(0, {"event": "probed", "faster": faster})
+            if not faster:
+                return True
+        for trial, attempt in begun[1:]:
+            with store.attempt_log(trial.id, attempt).open("a") as log:
+                log.write(f"trained as one program with {begun[0][0].id}, whose attempt {begun[0][1]} has what both print\n")
+        module.run_fused(trials, contexts, ended)
+        if left:
+            raise RuntimeError(f"run_fused came back and never called `ended` for {', '.join(begun[member][0].id for member in left)}")
+    except (Interrupted, Superseded):
+        for member in left:
+            tell(member, {"event": "end", "cause": "superseded" if member in superseded else "interrupted"})
+    except Exception as error:
+        traceback.print_exc()
+        for member in left:
+            tell(member, _failure(error, of=f"one program of {len(begun)} trials: "))
+        return False
+    finally:
+        for child in multiprocessing.active_children():
+            child.kill()
+    return True
+
+
+def asked(trial: PlannedTrial, settings: dict[str, Any]) -> Trial:
+    """A planned trial as its job gets it."""
+    return Trial(config=trial.config, seed=trial.seed, budget=trial.budget, **settings["request"])
+
+
+def _failure(error: Exception, *, of: str) -> dict[str, Any]:
+    """The `end` message of an exception."""
+    return {"event": "end", "cause": "disk_full" if is_full(error) else "out_of_memory" if _is_out_of_memory(error) else "exception",
+            "error": f"{of}{type(error).__name__}: {error}"[:500], "where": _where(error)}
 
 
 def _run(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[str, Any], rank: int, local_rank: int, address: str,
@@ -68,8 +129,15 @@ def _run(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[str,
     module, _, function = settings["run"].partition(":")
     imported = importlib.import_module(module)
     run = getattr(imported, "test", lambda trial, context: {}) if trial.opening else getattr(imported, function)
-    device = f"cuda:{local_rank}" if settings["device"] == "cuda" else "cpu"  # CUDA_VISIBLE_DEVICES holds this worker's own
+    context = _context(store, trial, attempt=attempt, settings=settings, stop=stop, tell=tell, rank=rank, local_rank=local_rank)
+    with _joined(rank, settings["ranks"], address=address, device=context.device):
+        return run(asked(trial, settings), context)
 
+
+def _context(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[str, Any], stop: "_StopFlag",
+             tell: Callable[[dict[str, Any]], None], rank: int = 0, local_rank: int = 0,
+             superseded: Callable[[], None] = lambda: None) -> Context:
+    """Where a rank of a trial runs, and whom it tells; `superseded` hears that another attempt has taken over."""
     def report(row: dict[str, Any]) -> None:
         if type(row.get("epoch")) is not int:
             raise TypeError(f"context.report needs a row with a whole number \"epoch\", not {row}")
@@ -77,6 +145,7 @@ def _run(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[str,
 
     def fence() -> None:
         if store.newer_attempt(trial.id, attempt):
+            superseded()
             raise Superseded
         failpoint("fence.passed")
         tell({"event": "checkpoint"})  # a trial that writes gets on, however long its epochs are
@@ -85,11 +154,10 @@ def _run(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[str,
         tell({"event": "test"})
 
     weights = settings["weights_files"].get(trial.id)
-    context = Context(folder=store.trial_folder(trial.id), data=Path(settings["data"]), weights_file=Path(weights) if weights else None,
-                      report=report, opening_test=opening_test, stop=stop, fence=fence, rank=rank, ranks=settings["ranks"], device=device,
-                      accumulate=settings.get("accumulate", {}).get(trial.id, 1))
-    with _joined(rank, settings["ranks"], address=address, device=device):
-        return run(Trial(config=trial.config, seed=trial.seed, budget=trial.budget, **settings["request"]), context)
+    device = f"cuda:{local_rank}" if settings["device"] == "cuda" else "cpu"  # CUDA_VISIBLE_DEVICES holds this worker's own
+    return Context(folder=store.trial_folder(trial.id), data=Path(settings["data"]), weights_file=Path(weights) if weights else None,
+                   report=report, opening_test=opening_test, stop=stop, fence=fence, rank=rank, ranks=settings["ranks"], device=device,
+                   accumulate=settings.get("accumulate", {}).get(trial.id, 1))
 
 
 def _joined(rank: int, ranks: int, *, address: str, device: str) -> contextlib.AbstractContextManager[None]:

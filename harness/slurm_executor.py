@@ -82,8 +82,13 @@ class SlurmExecutor:
 
     @property
     def gpus_per_worker(self) -> int:
-        """GPUs that one trial gets, over all its nodes."""
+        """GPUs that one worker has, over all its nodes."""
         return self.wanted.nodes * self.wanted.gpus_per_node
+
+    @property
+    def gpus_per_trial(self) -> float:
+        """GPUs that one trial takes up: where it shares one, its part."""
+        return self.gpus_per_worker / self.wanted.trials_per_gpu
 
     @property
     def trouble(self) -> str:
@@ -112,7 +117,7 @@ class SlurmExecutor:
         except slurm.Unanswered as error:
             self._hear_nothing(str(error))
             return []
-        share = self.wanted.trials_per_job
+        share = self.wanted.trials_of_a_job
         workers = math.ceil(len(trials) / share)
         room = min(self._window or workers, workers)
         if most:
@@ -133,6 +138,10 @@ class SlurmExecutor:
             batches[-1].workers = min(size, math.ceil(len(batches[-1].trials) / share))
         return batches
 
+    def free(self, living: dict[str, Batch]) -> int:
+        """No worker is of use beside those that wait in the queue: each has trials of its own."""
+        return 0
+
     def _free(self, living: dict[str, Batch]) -> int:
         """How many more jobs may run at once by the grid's `running`."""
         if not self.wanted.running:
@@ -147,7 +156,9 @@ class SlurmExecutor:
         return {"executor": self.kind, "nodes": wanted.nodes, "ranks": wanted.nodes * wanted.tasks_per_node,
                 "device": "cuda" if wanted.gpus_per_node else "cpu", "cpus_per_task": wanted.cpus_per_task,
                 "gpus_per_job": self.gpus_per_worker, "time_min": wanted.time_min,
-                "signal_s": signal_s(wanted, self.profile), "profile": self.profile.name}
+                "signal_s": signal_s(wanted, self.profile), "profile": self.profile.name,
+                **({"at_once": wanted.trials_per_gpu, "gpus_per_trial": self.gpus_per_trial} if wanted.trials_per_gpu > 1 else {}),
+                **({"fuse": wanted.fuse} if wanted.fuse > 1 else {})}
 
     def _cluster_limits(self) -> tuple[int, int, bool]:
         """(longest array, most jobs in the queue or 0, whether there is an accounting); raises slurm.Unanswered."""
@@ -352,7 +363,8 @@ def signal_s(wanted: Slurm, profile: Profile) -> int:
 def job_parameters(wanted: Slurm, profile: Profile) -> dict[str, Any]:
     """What submitit is told for a trial's job: the grid's resources in the site's words.
 
-    A trial on one node is one task for Slurm, whose worker forks the ranks itself; over several nodes each rank is a task.
+    A trial on one node is one task for Slurm, whose worker forks the ranks itself; over several nodes each rank is a task. Trials that
+    share a GPU have their own cores.
     """
     ranks = wanted.tasks_per_node
     several = wanted.nodes > 1
@@ -363,8 +375,8 @@ def job_parameters(wanted: Slurm, profile: Profile) -> dict[str, Any]:
         more["reservation"] = profile.reservation
     return {**site, **(gpus if wanted.gpus_per_node else {}), **({"mem": f"{wanted.mem_gb}GB"} if wanted.mem_gb else {}),
             "time": wanted.time_min, "nodes": wanted.nodes, "ntasks_per_node": ranks if several else 1,
-            "cpus_per_task": wanted.cpus_per_task * (1 if several else ranks), "use_srun": False, "stderr_to_stdout": True, "wckey": None,
-            "setup": preamble(profile), "additional_parameters": more}
+            "cpus_per_task": wanted.cpus_per_task * (1 if several else ranks * wanted.trials_per_gpu), "use_srun": False,
+            "stderr_to_stdout": True, "wckey": None, "setup": preamble(profile), "additional_parameters": more}
 
 
 def worker_environment(code: Path, threads: int) -> list[str]:

@@ -112,15 +112,15 @@ def _variants(overview: Overview) -> list[dict[str, Any]]:
 
 
 def _used(overview: Overview, records: dict[str, list[Record]]) -> dict[str, Any]:
-    """GPU and CPU hours of all attempts; those that run count up to now."""
+    """GPU and CPU hours of all attempts; those that run count up to now. Trials that are trained as one program share its time."""
     seconds: Counter[str] = Counter()
     for one in overview.finished.values():
         for run in one.runs:
-            seconds[run.worker] += run.seconds  # type: ignore[assignment]
+            seconds[run.worker] += run.seconds / run.fused  # type: ignore[assignment]
     for attempts in records.values():
         for record in attempts:
-            seconds[record.worker] += record.seconds(overview.now)  # type: ignore[assignment]
-    gpu = sum(overview.gpus(worker) * taken for worker, taken in seconds.items()) / 3600
+            seconds[record.worker] += record.seconds(overview.now) / record.fused  # type: ignore[assignment]
+    gpu = sum(overview.gpus_per_trial(worker) * taken for worker, taken in seconds.items()) / 3600
     cpu = sum(overview.cpus(worker) * taken for worker, taken in seconds.items()) / 3600
     return {"gpu_hours": round(gpu, 4), "cpu_hours": round(cpu, 4),
             "gpu_hours_limit": overview.grid.limits.gpu_hours or None if overview.grid else None}

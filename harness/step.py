@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import re
-import selectors
 import signal
 import socket
 import subprocess
@@ -22,8 +21,6 @@ from harness.errors import printable
 from harness.plan import PlannedTrial
 from harness.store import Store
 
-LISTEN_S = 0.2
-"""How long one look at srun's output may last."""
 END_S = 60.0
 """How long srun may take to end what is left once a rank has failed; --kill-on-bad-exit does it within seconds."""
 
@@ -32,7 +29,7 @@ class TrialStep:
     """The running ranks of one attempt; the same doors as `harness.trial_process.TrialProcesses`."""
 
     def __init__(self, store: Store, trial: PlannedTrial, *, attempt: int, batch: int, settings: dict[str, Any]):
-        self._folder, self._log = store.trial_folder(trial.id), store.attempt_log(trial.id, attempt)
+        self._log = store.attempt_log(trial.id, attempt)
         address = f"tcp://{_this_node()}:{_free_port()}"
         ranks, nodes = settings["ranks"], settings["nodes"]
         # srun of Slurm 22.05 and later does not inherit the job's cpus-per-task. What it prints is line by line, so that the lines of
@@ -48,15 +45,17 @@ class TrialStep:
         assert self._srun.stdout
         self._out = self._srun.stdout.fileno()
         fcntl.fcntl(self._out, fcntl.F_SETFL, os.O_NONBLOCK)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._out, selectors.EVENT_READ)
         self._half, self._lines, self._ended = b"", list[bytes](), False
         self._deaf = ranks
         """Ranks that a signal would still kill, because they do not listen yet."""
 
+    def waits_for(self) -> list[Any]:
+        """As in `TrialProcesses`: srun's output."""
+        return [self._out]
+
     def next_message(self) -> dict[str, Any] | None:
-        """What a rank says, {"event": "nothing"} when all are silent for a moment, None when the step has ended."""
-        if not self._lines and not self._ended and self._selector.select(LISTEN_S):
+        """What a rank has said, {"event": "nothing"} when none has, None when the step has ended. Does not wait."""
+        if not self._lines and not self._ended:
             with contextlib.suppress(BlockingIOError):
                 self._take(os.read(self._out, 1 << 16))
         if self._lines:
@@ -83,7 +82,6 @@ class TrialStep:
         except subprocess.TimeoutExpired:
             self._srun.kill()
             self._srun.wait()
-        self._selector.close()
         return f"srun: exit {self._srun.returncode}" + (f" ({said})" if (said := self._first_error()) else "")
 
     @property
@@ -96,12 +94,6 @@ class TrialStep:
         """The first thing srun complained about: a rank that ended ("n2: task 1: Killed"), or why it could not start any."""
         found = re.search(r"^srun: error: (.+)", self._log.read_text(errors="replace"), re.MULTILINE)
         return printable(found[1])[:200] if found else ""
-
-    def clear_checkpoints(self) -> None:
-        """Drops what only an unfinished trial needs."""
-        for pattern in ("checkpoint-*.pt*", ".checkpoint-*.tmp"):
-            for path in self._folder.glob(pattern):
-                path.unlink(missing_ok=True)
 
 
 def _message(line: bytes) -> dict[str, Any]:

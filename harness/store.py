@@ -30,7 +30,8 @@ from typing import Any
 
 from harness import files
 from harness.errors import StudyError
-from harness.plan import Attempt, Batch, PlannedTrial, TrialState
+from harness.events import summary
+from harness.plan import Batch, PlannedTrial, TrialState
 from harness.waves import Wave, as_content, from_content
 from jobs.failpoint import failpoint
 
@@ -406,7 +407,7 @@ class Store:
     def _state(self, trial: PlannedTrial) -> TrialState:
         if status := self.reached(trial):
             return TrialState(result=status)
-        attempts = tuple(_summary(events) for events in self.attempts(trial.id))
+        attempts = tuple(summary(events) for events in self.attempts(trial.id))
         if attempts and attempts[-1].cause in OVER and (status := self.reached(trial)):
             return TrialState(result=status)  # it came between the two looks
         return TrialState(attempts=attempts)
@@ -432,11 +433,3 @@ class AttemptLog:
     def close(self) -> None:
         """Closes the file."""
         os.close(self._handle)
-
-
-def _summary(events: list[dict[str, Any]]) -> Attempt:
-    """An attempt as planning sees it."""
-    start = next((e for e in events if e["event"] == "start"), {})
-    end = next((e for e in events if e["event"] == "end"), None)
-    return Attempt(worker=start.get("worker", ""), cause=end["cause"] if end else None, error=end.get("error") if end else None,
-                   where=end.get("where") if end else None, progress=sum(e["event"] in ("epoch", "checkpoint") for e in events))

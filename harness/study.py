@@ -44,8 +44,8 @@ class Executor(Protocol):
     """Why the place does not answer just now; "" when it does."""
 
     @property
-    def gpus_per_worker(self) -> int:
-        """GPUs that one trial gets."""
+    def gpus_per_trial(self) -> float:
+        """GPUs that one trial takes up, its part where it shares one."""
 
     @property
     def pause_s(self) -> float:
@@ -53,6 +53,9 @@ class Executor(Protocol):
 
     def check(self) -> None:
         """Raises StudyError or UsageError when what the grid asks for cannot be had here."""
+
+    def free(self, living: dict[str, Batch]) -> int:
+        """How many more workers may be started for trials that other workers may begin too."""
 
     def divide(self, number: int, trials: list[tuple[str, int]], living: dict[str, Batch]) -> list[Batch]:
         """The batches to submit now, numbered from `number` on, with what their workers must know of the place they run at."""
@@ -186,7 +189,7 @@ class Launch:
                 break
             if self.stopping or why:
                 self._stop_everything(running=True)
-            elif now.submit:
+            elif now.submit or now.open:
                 self._submit(now, living, states, kinds, budget)
                 why = budget.used_up if budget.used_up and not living else ""
             if done != compacted and time.monotonic() - compacted_at > max(COMPACT_EVERY_S, 10 * compacting_s):
@@ -211,7 +214,7 @@ class Launch:
     def _companions(self) -> tuple[dict[str, Any], Budget, tables.Tables]:
         """What goes with the trials that there are: their kinds, the budget, the tables."""
         kinds = kinds_of(self.trials)
-        return (kinds, Budget(self.store, self.grid, self.trials, kinds, gpus=self.executor.gpus_per_worker),
+        return (kinds, Budget(self.store, self.grid, self.trials, kinds, gpus=self.executor.gpus_per_trial),
                 tables.Tables(self.store, self.grid, self.trials))
 
     def _take_in(self, trials: list[PlannedTrial]) -> None:
@@ -310,7 +313,7 @@ class Launch:
 
     def _choose_code(self) -> None:
         """The snapshot that workers import: the study's own, or today's source for a new study and with --update-code."""
-        source = snapshot.Source.of_this_process(self.grid.job.run if self.grid.job else None)
+        source = snapshot.Source.of_this_process(*needs.own_functions(self.grid))
         self.store.write_environment(snapshot.environment(source))
         batches = self.store.batches()
         self.code = batches[-1].settings["code"] if batches else self.store.environment()["code"]
@@ -397,8 +400,10 @@ class Launch:
         """
         if self.executor.leaves_workers:  # where trials wait in a queue, one of a kind goes first
             now = canaries(now, states, kinds.__getitem__, above=self._retry["canary"])
-        submit = budget.pays_for(now)
+        submit = list(budget.pays_for(now))
         mine = {name: batch for name, batch in living.items() if batch.settings.get("executor", "local") == self.executor.kind}
+        if now.open and self.executor.free(mine) > len(submit):
+            submit += now.open  # promised to workers that have much to do: whoever begins a trial first has it
         number = max((b.number for b in self.store.batches()), default=-1) + 1
         for batch in self.executor.divide(number, submit, mine) if submit else []:
             if self._is_idle(batch):
@@ -409,6 +414,7 @@ class Launch:
                 "run": job_of(self.grid), "request": request_of(self.grid), "data": str(self.data), "code": self.code,
                 "weights_files": {trial: self._weights_files[trial] for trial in names if trial in self._weights_files},
                 "accumulate": {trial: now.accumulate[trial] for trial in names if trial in now.accumulate},
+                "alone": [trial for trial in names if trial in now.alone],
                 "origin": {**snapshot.origin_of(self.store, self.code), "code": self.code}}
             if not self.store.write_batch(batch):
                 return

@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness import files
+from harness.events import began, members
 from harness.grid import Grid, Tuned
 from harness.plan import PlannedTrial
 from harness.store import Store
 from jobs.config import METRICS, PARAMETERS, TEST_METRICS, Config
-from jobs.datasets import DATASETS
+from jobs.datasets import spec
 
 SCHEMA_VERSION = 1
 BLOCK = 1000
@@ -31,9 +32,9 @@ _TIME = pa.timestamp("us", tz="UTC")
 _ATTEMPTS = pa.schema([
     ("trial_id", pa.string()), ("attempt", pa.int64()), ("cause", pa.string()), ("error", pa.string()),
     ("started", _TIME), ("ended", _TIME), ("host", pa.string()), ("pid", pa.int64()), ("worker", pa.string()), ("job_id", pa.string()),
-    ("device", pa.string()), ("gpu", pa.string()), ("ranks", pa.int64()), ("accumulate", pa.int64()),
+    ("device", pa.string()), ("gpu", pa.string()), ("ranks", pa.int64()), ("accumulate", pa.int64()), ("fused", pa.int64()),
     ("first_epoch", pa.int64()), ("last_epoch", pa.int64()), ("train_s", pa.float64()), ("images_per_s", pa.float64()),
-    ("peak_memory_gb", pa.float64()), ("epoch_s", pa.list_(pa.float64())), ("test_opened", _TIME),
+    ("data_wait", pa.float64()), ("peak_memory_gb", pa.float64()), ("epoch_s", pa.list_(pa.float64())), ("test_opened", _TIME),
     ("commit", pa.string()), ("dirty", pa.bool_()), ("code", pa.string()), ("python", pa.string()), ("torch", pa.string())])
 
 _OF_START = ("host", "pid", "worker", "job_id", "device", "ranks", "commit", "dirty", "code", "python", "torch")
@@ -143,15 +144,20 @@ def _attempt_row(trial_id: str, number: int, events: list[dict[str, Any]], livin
     opened = next((e for e in events if e["event"] == "test"), {})
     epochs = [e for e in events if e["event"] == "epoch"]
     seconds = [e["seconds"] for e in epochs if "seconds" in e]
-    speeds = sorted(e["images_per_s"] for e in epochs if "images_per_s" in e)
     return {"trial_id": trial_id, "attempt": number, "error": end.get("error"),
             "cause": end.get("cause") or ("running" if start.get("worker") in living else "lost"),
-            "started": _moment(start.get("time")), "ended": _moment(end.get("time")),
-            **{name: start.get(name) for name in _OF_START}, "accumulate": start.get("accumulate", 1),
+            "started": _moment(began(events)), "ended": _moment(end.get("time")),
+            **{name: start.get(name) for name in _OF_START}, "accumulate": start.get("accumulate", 1), "fused": members(events),
             "first_epoch": min((e["epoch"] for e in epochs), default=None), "last_epoch": max((e["epoch"] for e in epochs), default=None),
-            "train_s": sum(seconds), "images_per_s": speeds[len(speeds) // 2] if speeds else None,
+            "train_s": sum(seconds), **{name: _middle(e[name] for e in epochs if name in e) for name in ("images_per_s", "data_wait")},
             "peak_memory_gb": max((e["peak_memory_gb"] for e in epochs if "peak_memory_gb" in e), default=None),
             "gpu": epochs[-1].get("gpu") if epochs else None, "epoch_s": seconds, "test_opened": _moment(opened.get("time"))}
+
+
+def _middle(values: Iterable[float]) -> float | None:
+    """The median, of two the larger; None of none."""
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2] if ordered else None
 
 
 def _moment(seconds: float | None) -> datetime.datetime | None:
@@ -179,11 +185,13 @@ def _tuned(tune: Iterable[Tuned]) -> list[dict[str, Any]]:
             for name, some in ways.items()]
 
 
-def _chance(trial: PlannedTrial) -> float:
-    """Accuracy of guessing, all classes being alike: one over the number of classes kept."""
+def _chance(trial: PlannedTrial) -> float | None:
+    """Accuracy of guessing, all classes being alike: one over the number of classes kept; None where only a user's own folder says how
+    many there are."""
     from jobs.config import parse_classes
 
-    return 1 / (len(parse_classes(trial.config["classes"])) or DATASETS[trial.config["dataset"]].classes)
+    classes = len(parse_classes(trial.config["classes"])) or spec(trial.config["dataset"]).classes
+    return 1 / classes if classes else None
 
 
 def _write(store: Store, name: str, table: pa.Table) -> None:

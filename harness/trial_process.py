@@ -1,4 +1,4 @@
-"""The processes of one attempt on one machine: forks the ranks, listens to them, ends all when one dies."""
+"""The processes of one program on one machine: forks the ranks, listens to them, ends all when one dies."""
 
 import contextlib
 import ctypes
@@ -9,43 +9,42 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any
 
-from harness.plan import PlannedTrial
-from harness.rank import run_rank
-from harness.store import Store
-
-LISTEN_S = 0.2
-"""How long one look at the pipe may last; a request to stop is passed on within this time."""
 _fork = multiprocessing.get_context("fork")
 
 
 class TrialProcesses:
-    """The running ranks of one attempt."""
+    """The running ranks of a program.
 
-    def __init__(self, store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[str, Any]):
-        self._folder = store.trial_folder(trial.id)
-        several = settings["ranks"] > 1
-        self._meeting = tempfile.mkdtemp(prefix="harness-") if several else ""  # 0700: nobody else can join the process group
+    Args:
+        run: what a rank does, given `rank`, `local_rank`, `address` and `send` of `harness.rank.run_rank`; whether it ended well.
+    """
+
+    def __init__(self, run: Callable[..., bool], *, ranks: int):
+        self._meeting = tempfile.mkdtemp(prefix="harness-") if ranks > 1 else ""  # 0700: nobody else can join the process group
         self._pipe, told = _fork.Pipe(duplex=False)
         self._ended = False
         self._ended_by_us: set[int] = set()
         self._ranks = []
-        for rank in range(settings["ranks"]):
-            process = _fork.Process(target=_rank_main, args=(store, trial), kwargs={
-                "attempt": attempt, "settings": settings, "rank": rank, "address": f"file://{self._meeting}/ranks",
-                "pipe": told, "parent": os.getpid()})
+        for rank in range(ranks):
+            process = _fork.Process(target=_rank_main, args=(run,), kwargs={
+                "rank": rank, "address": f"file://{self._meeting}/ranks", "pipe": told, "parent": os.getpid()})
             process.start()
             self._ranks.append(process)
         told.close()
 
+    def waits_for(self) -> list[Any]:
+        """What `multiprocessing.connection.wait` is to be given: one of them is ready when there is a message, or a rank has ended."""
+        return [self._pipe, *(p.sentinel for p in self._ranks if p.is_alive())]
+
     def next_message(self) -> dict[str, Any] | None:
-        """What a rank says, {"event": "nothing"} when it is silent for a moment, None when all ranks have ended."""
+        """What a rank has said, {"event": "nothing"} when it has not, None when all ranks have ended. Does not wait."""
         if self._ended:
             return None
-        ready = connection.wait([self._pipe, *(p.sentinel for p in self._ranks if p.is_alive())], timeout=LISTEN_S)
-        if self._pipe in ready:
+        if self._pipe.poll():
             try:
                 return json.loads(self._pipe.recv_bytes())  # type: ignore[no-any-return]
             except (EOFError, ValueError):
@@ -77,12 +76,6 @@ class TrialProcesses:
         """Whether a signal that was not ours ended a rank; an exception of another rank is then only its echo."""
         return any((process.exitcode or 0) < 0 and rank not in self._ended_by_us for rank, process in enumerate(self._ranks))
 
-    def clear_checkpoints(self) -> None:
-        """Drops what only an unfinished trial needs."""
-        for pattern in ("checkpoint-*.pt*", ".checkpoint-*.tmp"):
-            for path in self._folder.glob(pattern):
-                path.unlink(missing_ok=True)
-
     def _end_all(self, *, wait_s: float = 1) -> None:
         for rank, process in enumerate(self._ranks):
             process.join(wait_s)
@@ -101,13 +94,12 @@ def _exit_name(code: int | None) -> str:
     return f"exit {code}"
 
 
-def _rank_main(store: Store, trial: PlannedTrial, *, attempt: int, settings: dict[str, Any], rank: int, address: str,
-               pipe: connection.Connection, parent: int) -> None:
+def _rank_main(run: Callable[..., bool], *, rank: int, address: str, pipe: connection.Connection, parent: int) -> None:
     """Runs in the forked process of one rank."""
     _die_with(parent)
     os.setpgid(0, 0)  # what the trial starts belongs to this group, and ends with it: `_end_all`
     # The ranks share the pipe: a write below 4096 bytes is never torn, pipe(7).
-    good = run_rank(store, trial, attempt=attempt, settings=settings, rank=rank, local_rank=rank, address=address, send=pipe.send_bytes)
+    good = run(rank=rank, local_rank=rank, address=address, send=pipe.send_bytes)
     sys.stdout.flush()
     os._exit(0 if good else 1)  # Python would wait for the trial's children, which are as deaf to its SIGTERM as the trial itself
 

@@ -1,8 +1,11 @@
-"""What runs on the node: takes the trials of a batch one after the other, each in processes of its own.
+"""What runs on the node: takes the trials of a batch, one after the other or several at once, each in processes of its own.
 
 The worker imports torch once and forks for every trial, so that a trial costs a fork and not an import, and a crash or an
 out-of-memory takes one trial and not the worker. It is the only writer of the attempt files it creates: the trial's first rank
-tells it about epochs and the outcome, and when the trial dies without a word, the worker says how.
+tells it about epochs and the outcome, and when the trial dies without a word, the worker says how (`harness.running`).
+
+Where its batch says `at_once`, so many trials run side by side. Where it says `fuse`, up to so many trials that the job can train as one
+program get one process, which asks the job whether that is faster, and else leaves them to be trained one by one.
 
 On Slurm it is the batch script's own process, so that signals sent to the batch shell reach it alone. They, and its own clock, mean: keep
 the progress and end. At the time limit, and when it is told in time that its job is to be preempted, it puts its job back into the
@@ -14,29 +17,37 @@ The worker itself must never compute with torch: a forked child of a process wit
 
 import gc
 import importlib
+import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
+import traceback
+from collections.abc import Sequence
+from itertools import islice
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 from harness import processes, slurm
-from harness.files import is_full
 from harness.lease import ENDED
-from harness.plan import Batch, PlannedTrial
-from harness.step import TrialStep
-from harness.store import AttemptLog, Store
-from harness.trial_process import TrialProcesses
+from harness.plan import PlannedTrial, to_be_alone
+from harness.rank import asked
+from harness.running import Begun, Running
+from harness.store import Store
 from jobs.failpoint import failpoint
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 EARLY_S = 65.0
 """Slurm may send the warning of the time limit up to a minute early (sbatch(1), --signal)."""
+LISTEN_S = 0.2
+"""How long one look at what runs may last; a request to stop is passed on within this time."""
 CANCEL_S = 5.0
-"""How often a running trial is looked up among those that were cancelled."""
+"""How often running trials are looked up among those that were cancelled."""
+LOOK_AHEAD = 1000
+"""Among how many of the next trials those are looked for that can be trained as one program with the one to be begun."""
+FUSING = ("fuse_key", "fused_is_faster", "run_fused")
+"""What a job's module has when trials of it can be trained as one program; see `jobs.contract`."""
 GOES_ON = (None, "interrupted", "time_limit", "preempted", "node_failure", "cancelled", "lost", "killed")
 """Ends of an attempt after which a job that Slurm started again makes the next one itself."""
 
@@ -67,6 +78,14 @@ class Worker:
         self.name = self._first_name = self.batch.worker(place)
         self._restarted = False
         self._got_on, self._longest_s, self._cancel_looked = False, 0.0, 0.0
+        self._taken_over = False
+        """Whether another has begun a newer attempt at a trial of this worker, which is then to begin nothing more."""
+        self._waiting: list[tuple[PlannedTrial, int]] = []
+        """What is to be begun, with the attempt to make."""
+        self._one_by_one: list[Begun] = []
+        """Attempts that were begun to be made in one program, which would not be faster."""
+        self._probed: dict[tuple[str | None, int], bool] = {}
+        """(key of trials that can be trained together, how many) -> whether that is faster."""
         if "time_min" in self.batch.settings:
             began, end = (os.environ.get(f"SLURM_JOB_{when}_TIME", "") for when in ("START", "END"))  # Slurm before 23.02 sets neither
             both = began.isdigit() and end.isdigit()  # by the controller's clock, which is not this node's
@@ -122,12 +141,9 @@ class Worker:
         left = [trial for trial in trials.values() if not self.store.reached(trial)] if self._restarted else list(trials.values())
         if left:
             self._warm_up([trial.config for trial in left])
-        for trial_id, attempt in mine.items():
-            if self.stopping or time.monotonic() + self._longest_s > self._deadline:
-                self.why = self.why or "time_limit"
-                break
-            if trial_id in trials and not self._make_attempt(trials[trial_id], self._next_attempt(trial_id, attempt), who):
-                break
+        self._waiting = [(trials[trial_id], self._next_attempt(trial_id, attempt)) for trial_id, attempt in mine.items()
+                         if trial_id in trials]
+        self._work(who)
         finished = all(self.store.reached(trial) for trial in trials.values())
         if slurm.this_job() and not finished and (self.why == "preempted" or (self.why == "time_limit" and self._got_on)):
             slurm.requeue(slurm.this_job())  # ends this run of the job; what does not go back is submitted anew by the launcher
@@ -174,91 +190,131 @@ class Worker:
         gc.collect()
         gc.freeze()  # keeps the collector of every child from touching, and so copying, the shared pages
 
-    def _make_attempt(self, trial: PlannedTrial, attempt: int, who: dict[str, Any]) -> bool:
-        """Makes one attempt if nobody else has begun it; false when this worker is to end, because another has taken over from it."""
+    def _work(self, who: dict[str, Any]) -> None:
+        """Begins what waits, as much side by side as is to be, and hears of what runs, until nothing runs and nothing can be begun."""
+        running: list[Running] = []
+        while True:
+            while len(running) < self.batch.settings.get("at_once", 1) and (program := self._begin_next(who)):
+                running.append(program)
+            if not running:
+                break
+            connection.wait([it for program in running for it in program.waits_for()], LISTEN_S)
+            unwanted = self._unwanted()
+            for program in list(running):
+                for member in program.left:
+                    member.look_up(unwanted)
+                if not program.listen(stop=self.stopping):
+                    running.remove(program)
+                    self._finish(program, running)
+        if (self._waiting or self._one_by_one) and not self._taken_over:
+            self.why = self.why or "time_limit"  # what is left would not be through before it
+        for member in self._one_by_one:
+            member.end = {"cause": self.why or "interrupted"}
+            member.write_end()
+        self._one_by_one = []
+
+    def _begin_next(self, who: dict[str, Any]) -> Running | None:
+        """Starts the next program; None when nothing is left to begin, or nothing is to be."""
+        while self._one_by_one or self._waiting:
+            if self.stopping or self._taken_over or time.monotonic() + self._longest_s > self._deadline:
+                return None
+            if self._one_by_one:
+                member = self._one_by_one.pop(0)
+                member.look_up(self.store.cancelled())
+                if not member.cancelled:
+                    member.log.write({"event": "fused", "members": 1, "time": time.time()})
+                    return Running(self.store, self.batch, [member])
+                member.end = {"cause": "cancelled"}
+                member.write_end()
+            elif members := self._begin_together(who):
+                probed = self._probed.get(self._group_of(members))
+                if probed is False:
+                    self._one_by_one += members
+                else:
+                    return Running(self.store, self.batch, members, probe=len(members) > 1 and probed is None)
+        return None
+
+    def _begin_together(self, who: dict[str, Any]) -> list[Begun]:
+        """Begins the next trial, with as many as can be trained with it and as this worker may take; empty when another has begun it.
+
+        Where several workers take from the same trials, or several programs run at once, nobody takes more than its part of them all.
+        """
+        trial, attempt = self._waiting.pop(0)
+        if not (first := self._begin(trial, attempt, who)):
+            return []
+        settings, members, key = self.batch.settings, [first], self._key(trial)
+        if key is not None:
+            slots = settings.get("at_once", 1) * (1 if self.batch.share else self.batch.workers)
+            most = min(settings["fuse"], math.ceil(len(self.batch.trials_of(self.place)) / slots))
+            for pair in [pair for pair in islice(self._waiting, LOOK_AHEAD) if self._key(pair[0]) == key]:
+                if len(members) >= most:
+                    break
+                self._waiting.remove(pair)
+                if member := self._begin(*pair, who):
+                    members.append(member)
+        if len(members) > 1:
+            for member in members:
+                member.log.write({"event": "fused", "members": len(members), "time": time.time()})
+        return members
+
+    def _key(self, trial: PlannedTrial) -> str | None:
+        """What trials have in common that can be trained as one program; None for one that is to be trained alone, and for one whose job
+        fails to say, which is printed."""
+        settings = self.batch.settings
+        if settings.get("fuse", 1) == 1 or trial.opening or trial.id in settings.get("alone", ()) \
+                or settings.get("accumulate", {}).get(trial.id, 1) > 1:
+            return None
+        module = importlib.import_module(settings["run"].partition(":")[0])
+        if not all(hasattr(module, name) for name in FUSING) or (self._restarted and to_be_alone(self.store.scan([trial])[trial.id])):
+            return None
+        try:
+            return module.fuse_key(asked(trial, settings))  # type: ignore[no-any-return]
+        except Exception:
+            traceback.print_exc()
+            return None
+
+    def _group_of(self, members: Sequence[Begun]) -> tuple[str | None, int]:
+        """What the answer of a probe holds for."""
+        return (self._key(members[0].trial) if len(members) > 1 else None), len(members)
+
+    def _begin(self, trial: PlannedTrial, attempt: int, who: dict[str, Any]) -> Begun | None:
+        """Begins one attempt; None when somebody else has, when the trial is over, or not wanted any more."""
         if self.store.cancelled().get(trial.id, -1) >= attempt:
-            return True
+            return None
         settings = self.batch.settings
         log = self.store.begin_attempt(trial, attempt, settings["request"])
         if log is None:
             print(f"{trial.id} attempt {attempt} {BEGUN_BEFORE}", flush=True)
-            return True
+            return None
         print(f"{trial.id} attempt {attempt}", flush=True)
-        started = time.time()
-        log.write({"event": "start", "attempt": attempt, "time": started, "ranks": settings["ranks"], "device": settings["device"],
+        log.write({"event": "start", "attempt": attempt, "time": time.time(), "ranks": settings["ranks"], "device": settings["device"],
                    "accumulate": settings.get("accumulate", {}).get(trial.id, 1), **who, **settings["origin"]})
         failpoint("attempt.started")
-        try:
-            end = self._watch(_ranks(self.store, self.batch, trial, attempt), trial, attempt, log)
-        except OSError as error:  # the worker itself could not fork, or make the folder in which ranks meet
-            end = {"cause": "disk_full" if is_full(error) else "exception", "error": f"{type(error).__name__}: {error}"}
-        log.write({"event": "end", "time": time.time(), **end}, durable=True)
-        failpoint("attempt.ended")
-        log.close()
-        self._longest_s = max(self._longest_s, time.time() - started)
-        return bool(end["cause"] != "superseded")
+        return Begun(trial=trial, attempt=attempt, log=log)
 
-    def _watch(self, ranks: TrialProcesses | TrialStep, trial: PlannedTrial, attempt: int, log: AttemptLog) -> dict[str, Any]:
-        """Passes on what the trial tells until it is over; returns the `end` event."""
-        end: dict[str, Any] = {}
-        cancelled, memory_kills = False, processes.out_of_memory_kills()
-        while (message := ranks.next_message()) is not None:
-            cancelled = cancelled or self._is_cancelled(trial.id, attempt)
-            if self.stopping or cancelled:
-                ranks.stop()  # again and again: a rank that has just been started does not listen yet
-            if message["event"] in ("epoch", "checkpoint", "test"):
-                self._got_on = True
-                log.write({**message, "time": time.time()}, durable=message["event"] == "test")
-            elif message["event"] == "outcome":
-                end = self._published(ranks, trial, message["outcome"])
-            elif message["event"] == "tested":
-                end = self._write(partial(self.store.publish_test, trial.id, trial.opening, message["metrics"])) or {"cause": "tested"}
-            elif message["event"] == "end" and not end:  # the first rank that fails tells the cause, the others only suffer from it
-                end = {key: value for key, value in message.items() if key != "event"}
-        exits = ranks.collect()
-        if not end or (end["cause"] == "exception" and ranks.killed):
-            full, told = processes.out_of_memory_kills() > memory_kills, self.stopping or cancelled  # told to end, and killed meanwhile
-            end = {"cause": "out_of_memory" if full else "interrupted" if told else "killed",
-                   "error": f"the trial's process ended with {exits}"
-                   + (", the kernel having run out of the memory this job may use" if full else "")}
-        if end["cause"] == "interrupted":
-            if not self.why and not cancelled and slurm.this_job():
-                self.why = "preempted"  # only the tasks of the step were told: so Slurm does when the time of grace begins
-            end["cause"] = "cancelled" if cancelled else self.why or "interrupted"
-        return end
-
-    def _is_cancelled(self, trial_id: str, attempt: int) -> bool:
-        """Whether somebody does not want the trial any more; looks from time to time."""
+    def _unwanted(self) -> dict[str, int]:
+        """What `Store.cancelled` says, from time to time; else nothing."""
         if time.monotonic() - self._cancel_looked < CANCEL_S:
-            return False
+            return {}
         self._cancel_looked = time.monotonic()
-        return self.store.cancelled().get(trial_id, -1) > attempt
+        return self.store.cancelled()
 
-    def _published(self, ranks: TrialProcesses | TrialStep, trial: PlannedTrial, outcome: dict[str, Any]) -> dict[str, Any]:
-        """Makes an outcome the trial's result, or its result at the rung where it rests; returns the `end` event."""
-        if not outcome.pop("finished") and trial.budget:
-            result = {"trial": trial.id, **outcome, "status": "pruned"}
-            return self._write(partial(self.store.publish_rung, trial.id, trial.budget, result)) or {"cause": "pruned"}
-        if failed := self._write(partial(self.store.publish_result, trial.id, {"trial": trial.id, **outcome})):
-            return failed
-        ranks.clear_checkpoints()
-        return {"cause": outcome["status"]}
-
-    @staticmethod
-    def _write(publish: Callable[[], bool]) -> dict[str, Any]:
-        """Publishes something; the `end` event when that fails, {} when it does not."""
-        try:
-            publish()
-        except OSError as error:
-            return {"cause": "disk_full" if is_full(error) else "exception", "error": f"the result could not be written: {error}"}
-        return {}
-
-
-def _ranks(store: Store, batch: Batch, trial: PlannedTrial, attempt: int) -> TrialProcesses | TrialStep:
-    """The processes of an attempt, started: forked here, or over several nodes as a step of the job."""
-    if batch.settings.get("nodes", 1) > 1:
-        return TrialStep(store, trial, attempt=attempt, batch=batch.number, settings=batch.settings)
-    return TrialProcesses(store, trial, attempt=attempt, settings=batch.settings)
+    def _finish(self, program: Running, others: list[Running]) -> None:
+        """Takes leave of a program that has ended, and sees to what it leaves."""
+        if program.told_by_others and not self.why and slurm.this_job():
+            self.why = "preempted"  # only the tasks of the step were told: so Slurm does when the time of grace begins
+        if program.finish(self.why):
+            for other in others:
+                other.memory_kills += 1
+        self._got_on = self._got_on or program.got_on
+        self._longest_s = max(self._longest_s, time.time() - program.began)
+        if program.faster is not None:
+            self._probed[self._group_of(program.members)] = program.faster
+        self._one_by_one += program.left
+        self._taken_over = self._taken_over or any(member.end.get("cause") == "superseded" for member in program.members)
+        if len(program.members) > 1 and not (self.stopping or self._taken_over):  # one of them was cancelled: the others go on without it
+            self._waiting[:0] = [(member.trial, member.attempt + 1) for member in program.members
+                                 if member.end.get("cause") == "interrupted"]
 
 
 if __name__ == "__main__":  # the job of a worker on Slurm: python -m harness.worker STUDY BATCH

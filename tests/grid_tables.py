@@ -89,7 +89,7 @@ def _read_by(name: str) -> str:
     """Under which choices a parameter is read; torchvision's models are too many to name."""
     told = []
     for chooser, names in registry.readers(name).items():
-        ours = [n for n in names if chooser != "model" or n in registry.OUR_MODELS]
+        ours = [n for n in names if chooser != "model" or n not in registry.torchvision_models()]
         told.append(f"{chooser} {', '.join(ours)}" + (" and torchvision models that take it" if len(ours) < len(names) else ""))
     return "; ".join(told) or "all"
 
