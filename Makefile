@@ -8,7 +8,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup demo test test-slow test-slurm chaos lint bench-loader bench-throughput bench-start bench-launch bench-search bench-barrier bench-halving bench-confirm clean
+.PHONY: help setup demo test test-slow test-slurm chaos lint bench-loader bench-throughput bench-start bench-launch bench-search bench-barrier bench-halving bench-confirm bench-training bench-trials bench-gpu clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-17s %s\n' "$$name" "$$text"; done
@@ -63,6 +63,15 @@ bench-confirm: setup  ## how much too good the reported best is, with and withou
 
 bench-barrier: setup  ## how busy a search keeps its slots, with a barrier between waves and without
 	@$(PY) -m benchmarks.barrier
+
+bench-training: setup  ## images/s of whole trainings on a CPU, against torchvision's and timm's scripts; twenty minutes
+	@$(PY) -m benchmarks.training $(if $(TORCHVISION),--torchvision-scripts $(TORCHVISION)/references/classification) $(if $(TIMM),--timm-scripts $(TIMM))
+
+bench-trials: setup  ## trials per hour on a Fashion-MNIST-shaped grid, against other tools; half an hour
+	@$(PY) -m benchmarks.trials
+
+bench-gpu: setup  ## training on a GPU: data path, roofline, many trials on one GPU; nine minutes
+	@$(PY) -m benchmarks.gpu
 
 clean:  ## remove .venv and caches; studies (runs/) and data (data/) stay
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -11,13 +11,14 @@ scripts an import of scikit-learn.
 import copy
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 
-def train(values: Mapping[str, Any], seed: int) -> dict[str, float]:
-    """Trains one config with DataLoader and PIL transforms, keeps the best epoch by validation accuracy, and tests it once."""
+def train(values: Mapping[str, Any], seed: int, report: Callable[[dict[str, float]], None] = lambda row: None) -> dict[str, float]:
+    """Trains one config on grey images with DataLoader and PIL transforms, keeps the best epoch by validation accuracy, and tests it once;
+    `report` gets the validation accuracy of every epoch."""
     import numpy as np
     import torch
     from PIL import Image
@@ -31,23 +32,25 @@ def train(values: Mapping[str, Any], seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     config = Config.from_dict(values)
     splits = data.load(config, data.data_folder())
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(splits.spec.mean, splits.spec.std)])
+    normalise = [transforms.ToTensor(), transforms.Normalize(splits.spec.mean, splits.spec.std)]
+    changes = {"none": [], "crop_flip": [transforms.RandomCrop(splits.size, splits.size // 8), transforms.RandomHorizontalFlip()]}
 
-    class Digits(Dataset[tuple[Any, int]]):
-        def __init__(self, samples: np.ndarray):
+    class Pictures(Dataset[tuple[Any, int]]):
+        def __init__(self, samples: np.ndarray, augment: str):
             self.images, self.labels = splits.images[samples][..., 0], splits.labels[samples]
+            self.transform = transforms.Compose([*changes[augment], *normalise])
 
         def __len__(self) -> int:
             return len(self.labels)
 
         def __getitem__(self, index: int) -> tuple[Any, int]:
-            return transform(Image.fromarray(self.images[index])), int(self.labels[index])
+            return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
     model = models.build(config, classes=splits.classes, channels=splits.channels, size=splits.size)
     optimizer = optim.build_optimizer(config, model.parameters())
     schedule = optim.build_schedule(config, optimizer)
-    train_loader = DataLoader(Digits(splits.train), batch_size=config.batch_size, shuffle=True, drop_last=True)
-    val_loader, test_loader = (DataLoader(Digits(samples), batch_size=512) for samples in (splits.val, splits.test))
+    train_loader = DataLoader(Pictures(splits.train, config.augment), batch_size=config.batch_size, shuffle=True, drop_last=True)
+    val_loader, test_loader = (DataLoader(Pictures(samples, "none"), batch_size=512) for samples in (splits.val, splits.test))
 
     def evaluate(loader: Any) -> float:
         model.eval()
@@ -72,6 +75,7 @@ def train(values: Mapping[str, Any], seed: int) -> dict[str, float]:
         if schedule is not None:
             schedule.step()
         val_acc = evaluate(val_loader)
+        report({"val_acc": val_acc})
         if val_acc > best_acc:
             best_acc, best_model = val_acc, copy.deepcopy(model.state_dict())
     model.load_state_dict(best_model)

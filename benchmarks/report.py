@@ -4,19 +4,28 @@ Ratios are taken within a round, between measurements a few seconds apart, and t
 a while slows both sides of a pair. No third-party package is imported here, so that `one_thread` comes before torch.
 """
 
+import contextlib
+import math
+import multiprocessing
 import os
 import platform
 import resource
+import signal
 import statistics
+import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 Sample = Mapping[str, float]
 """One measurement: quantity -> value."""
+_END_S = 20
+"""Within which a process that has returned its result is to be gone."""
 _LOUD_CPUS = 0.2
 """Foreign load above which the header of the result says that the machine was shared."""
 
@@ -37,6 +46,60 @@ def interleave(arms: Mapping[str, Callable[[], Sample]], *, rounds: int) -> dict
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr, flush=True)
     return samples
+
+
+def in_fork(function: Callable[..., Any], *arguments: Any, log: Path, limit_s: float | None = None) -> Any:
+    """What `function` returns in a fork of this process, so that what it loads and changes is gone afterwards; what is printed there goes
+    to the file `log`.
+
+    Raises:
+        RuntimeError: it failed; the text is the end of the file.
+        TimeoutError: it had not returned after `limit_s` seconds and was killed.
+    """
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=_forked, args=(sender, log, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        if limit_s is not None and not receiver.poll(limit_s):
+            raise TimeoutError(f"{function.__name__} had not ended after {limit_s:.0f} s")
+        result = receiver.recv()
+        process.join(_END_S)
+    except EOFError:
+        raise RuntimeError(f"{function.__name__} failed:\n{log.read_text(encoding='utf-8', errors='replace')[-6000:]}") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with all that it has started
+        process.join()
+    return result
+
+
+def _forked(sender: Any, log: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.setpgid(0, 0)
+    with log.open("a", encoding="utf-8", buffering=1) as file:
+        for descriptor in (1, 2):  # for what other programs print
+            os.dup2(file.fileno(), descriptor)
+        sys.stdout = sys.stderr = file
+        try:
+            sender.send(function(*arguments))
+        except BaseException:
+            traceback.print_exc()
+    sender.close()
+
+
+def timed(command: Sequence[str], *, trials: int) -> Sample:
+    """Runs a command that makes so many trials to its end; CPU seconds are those of its processes that were waited for.
+
+    Raises:
+        RuntimeError: it failed; the text is what it printed.
+    """
+    cpu, wall = cpu_s(), time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - wall
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return {"seconds": seconds, "trials per hour": 3600 * trials / seconds, "CPU seconds": cpu_s() - cpu}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +128,13 @@ def _number(value: float, digits: int) -> str:
 def ratios(above: Sequence[Sample], below: Sequence[Sample], quantity: str) -> Spread:
     """The ratio of one quantity of two arms, pair by pair."""
     return Spread.of([a[quantity] / b[quantity] for a, b in zip(above, below, strict=True)])
+
+
+def gap(theirs: Sequence[float], ours: Sequence[float], *, slack: float) -> tuple[float, float]:
+    """How much higher the mean of theirs is than that of ours, and how much may be chance: three standard errors of the difference, or
+    `slack` where that is more (with n = 1 there is no error to see)."""
+    errors = [statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0 for values in (theirs, ours)]
+    return statistics.mean(theirs) - statistics.mean(ours), max(slack, 3 * math.hypot(*errors))
 
 
 class ForeignLoad:

@@ -9,14 +9,10 @@ others. Speed must not be bought with worse training, so the mean validation acc
 
 import argparse
 import json
-import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,7 +87,7 @@ def _ours(folder: Path, overrides: list[str]) -> report.Sample:
     sets = [word for override in overrides for word in ("--set", override)]
     trials = len(json.loads((folder / "trials.json").read_text()))
     command = [sys.executable, "-m", "harness.launch", str(folder / "grid.toml"), "--local", *sets, "--study-dir", str(root)]
-    sample = _timed(command, trials=trials)
+    sample = report.timed(command, trials=trials)
     import pyarrow.parquet as pq
 
     rows = pq.read_table(root / "trials.parquet", columns=["status", "val_acc"]).to_pylist()
@@ -105,21 +101,7 @@ def _by_hand(folder: Path, how: str, trials: int) -> report.Sample:
     """One run of benchmarks.by_hand."""
     name = next(name for name, argument in RIVALS.items() if argument == how)
     command = [sys.executable, "-m", "benchmarks.by_hand", how, str(folder / "trials.json"), str(_result_file(folder, name))]
-    return _timed(command, trials=trials)
-
-
-def _timed(command: list[str], *, trials: int) -> report.Sample:
-    """Runs a command to its end.
-
-    Raises:
-        RuntimeError: it failed; the text is what it printed.
-    """
-    cpu, wall = report.cpu_s(), time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - wall
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-    return {"seconds": seconds, "trials per hour": 3600 * trials / seconds, "CPU seconds": report.cpu_s() - cpu}
+    return report.timed(command, trials=trials)
 
 
 def _result_file(folder: Path, name: str) -> Path:
@@ -133,12 +115,8 @@ def _accuracies(folder: Path, name: str) -> list[float]:
 def _accuracy_gap(accuracies: dict[str, list[float]]) -> tuple[float, float]:
     """How much lower our mean validation accuracy is than the best rival's, and what is allowed: three standard errors or SLACK."""
     best = max((name for name in accuracies if name != OURS), key=lambda name: statistics.mean(accuracies[name]))
-    gap = statistics.mean(accuracies[best]) - statistics.mean(accuracies[OURS])
-    return max(0.0, gap), max(SLACK, 3 * math.hypot(_standard_error(accuracies[best]), _standard_error(accuracies[OURS])))
-
-
-def _standard_error(values: Sequence[float]) -> float:
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    gap, allowed = report.gap(accuracies[best], accuracies[OURS], slack=SLACK)
+    return max(0.0, gap), allowed
 
 
 if __name__ == "__main__":

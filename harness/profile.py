@@ -101,7 +101,7 @@ class Profile:
     gpu_type: str = _key("type of GPU as the site calls it; sbatch is asked for gpus-per-node TYPE:N", "")
     python: str = _key("interpreter on the nodes, as an absolute path or a name that `setup` puts on the PATH; by default the one that "
                        "launches", "")
-    scratch: str = _key("folder on a node's own disk, which becomes TMPDIR and gets a copy of the data: /scratch/$USER or $SLURM_TMPDIR", "")
+    scratch: str = _key("folder on a node's own disk, becomes TMPDIR and gets a copy of the data: /scratch/$USER or $SLURM_TMPDIR", "")
     signal_s: int = _key("seconds before the time limit at which jobs keep their progress", 120, low=1, high=65_535)
     poll_s: int = _key("seconds between two questions to Slurm at most", 30, low=1, high=3600)
     max_jobs: int = _key("jobs in the queue at once at most; 0 is what Slurm allows", 0)

@@ -36,7 +36,7 @@ from jobs.augment import Batcher
 from jobs.config import Config, ConfigError, Trial
 from jobs.contract import Context, Interrupted, Outcome
 from jobs.evaluation import Evaluation, sums_of
-from jobs.hardware import check_precision, gpu_name, peak_memory_gb
+from jobs.hardware import check_precision, gpu_name, keep_memory, peak_memory_gb
 from jobs.ranks import Agreement, add_up, gather, in_parallel
 from jobs.weights import load_selected
 
@@ -126,6 +126,7 @@ def warm_up(configs: Iterable[Mapping[str, Any]]) -> None:
 
 def _set_up(device: str) -> None:
     torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms, without its import of the compiler (1.6 s)
+    keep_memory()
     # Else every new tensor is filled with NaN first: up to a tenth of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device.startswith("cuda"):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from jobs import train
+from jobs.hardware import peak_memory_gb
 
 
 @pytest.mark.parametrize("platform, unit", [("linux", 1024), ("darwin", 1)])
@@ -15,4 +15,4 @@ def test_peak_memory_of_a_process_is_in_gb(platform: str, unit: int, monkeypatch
     """getrusage counts kilobytes on Linux and bytes on macOS."""
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=3_000_000))
-    assert train._peak_memory_gb(torch.device("cpu")) == pytest.approx(0.003 * unit)
+    assert peak_memory_gb(torch.device("cpu")) == pytest.approx(0.003 * unit)
