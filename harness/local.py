@@ -77,9 +77,10 @@ class LocalExecutor:
             fit = len(self.gpus) // self.gpus_per_worker * self.local.trials_per_gpu
         return max(1, min(fit, self.local.running) if self.local.running else fit)
 
-    def free(self, living: dict[str, Batch]) -> int:
-        """How many more workers may be started now."""
-        return max(0, self.slots - len(self._at_work(living, self._kept())))
+    def spare(self, living: dict[str, Batch], *, running: int, waiting: int) -> int:
+        """How many more workers fit and would find something to begin: those that live and run nothing take one of the `waiting` each."""
+        living_now = len(self._at_work(living, self._kept()))
+        return max(0, min(self.slots - living_now, waiting - max(0, living_now - running)))
 
     def _at_work(self, living: dict[str, Batch], kept: dict[str, tuple[Batch, int]]) -> list[tuple[Batch, int]]:
         """The places at which workers are, or will be; where workers are kept, each at the last place that it took."""

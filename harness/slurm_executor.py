@@ -138,7 +138,7 @@ class SlurmExecutor:
             batches[-1].workers = min(size, math.ceil(len(batches[-1].trials) / share))
         return batches
 
-    def free(self, living: dict[str, Batch]) -> int:
+    def spare(self, living: dict[str, Batch], *, running: int, waiting: int) -> int:
         """No worker is of use beside those that wait in the queue: each has trials of its own."""
         return 0
 

@@ -54,8 +54,8 @@ class Executor(Protocol):
     def check(self) -> None:
         """Raises StudyError or UsageError when what the grid asks for cannot be had here."""
 
-    def free(self, living: dict[str, Batch]) -> int:
-        """How many more workers may be started for trials that other workers may begin too."""
+    def spare(self, living: dict[str, Batch], *, running: int, waiting: int) -> int:
+        """How many more workers would be of use for `waiting` trials that any may begin, beside those that live and run `running`."""
 
     def divide(self, number: int, trials: list[tuple[str, int]], living: dict[str, Batch]) -> list[Batch]:
         """The batches to submit now, numbered from `number` on, with what their workers must know of the place they run at."""
@@ -402,7 +402,7 @@ class Launch:
             now = canaries(now, states, kinds.__getitem__, above=self._retry["canary"])
         submit = list(budget.pays_for(now))
         mine = {name: batch for name, batch in living.items() if batch.settings.get("executor", "local") == self.executor.kind}
-        if now.open and self.executor.free(mine) > len(submit):
+        if now.open and self.executor.spare(mine, running=[*now.status.values()].count("running"), waiting=len(now.open)) > len(submit):
             submit += now.open  # promised to workers that have much to do: whoever begins a trial first has it
         number = max((b.number for b in self.store.batches()), default=-1) + 1
         for batch in self.executor.divide(number, submit, mine) if submit else []:

@@ -109,7 +109,8 @@ def test_it_says_where_each_trial_starts(told: Told) -> None:
 
 STAGED = {
     "caltech_transfer": ["data set caltech101", "weights imagenet of alexnet", "weights imagenet of resnet50"],
-    "cifar100_bayes": ["data set cifar100"], "fashion_cnn": ["data set fashion_mnist"],
+    "cifar100_bayes": ["data set cifar100"], "cifar100_resnet34": ["data set cifar100", "weights imagenet of cifar_resnet34"],
+    "fashion_cnn": ["data set fashion_mnist"],
     "small_cnn": ["data set cifar10", "weights imagenet of resnet18"]}
 """What our grids need that is not here: all of it is named, with the command that gets it."""
 

@@ -271,6 +271,15 @@ def test_a_slot_whose_worker_died_is_filled_though_others_may_begin_what_is_left
     assert len(attempts) == 6 and len(bench.store.batches()) <= 3
 
 
+@pytest.mark.parametrize("modes, workers", [("a", 1), ("abc", 2)])
+def test_no_worker_is_started_for_what_another_is_about_to_begin(modes: str, workers: int, tmp_path: Path, data: Path) -> None:
+    slow_to_import = TOY.replace("\nimport ", "\nimport time\ntime.sleep(1)\nimport ", 1)
+    bench = bench_of(tmp_path, data, *modes, epochs=1, text="[local]\nrunning = 2\n", toy=slow_to_import)
+    status, said = bench.run()
+    assert status == 0, said
+    assert [batch.workers for batch in bench.store.batches()] == [workers]
+
+
 # ------------------------------------------------------------------------------------------------------------------- decisions and accounts
 
 def test_what_any_worker_may_begin_is_open_to_one_more() -> None:
