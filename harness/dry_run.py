@@ -10,7 +10,7 @@ from pathlib import Path
 from harness import slurm
 from harness.errors import StudyError
 from harness.estimate import duration, estimate
-from harness.grid import Grid, Tuned
+from harness.grid import Grid, Tuned, Variant
 from harness.grid_draft import text_of
 from harness.local import LocalExecutor
 from harness.needs import Missing, Source, find_source, missing, missing_text, needed_configs, source_digests
@@ -19,7 +19,7 @@ from harness.profile import Profile
 from harness.store import Store
 from harness.trials import Planner, changes
 from jobs import registry
-from jobs.config import PARAMETERS
+from jobs.config import Config
 from jobs.data import data_folder
 
 SHOWN_TRIALS = 12
@@ -89,11 +89,21 @@ def _compares(grid: Grid) -> tuple[str, str]:
 
 def _parameters(grid: Grid, each: int) -> tuple[str, str]:
     """How many trials have which value, when every variant has `each`."""
-    defaults = {name: field.default for name, field in PARAMETERS.items()} if grid.job is None else {}
-    counts = {name: Counter(str({**defaults, **grid.config_values(variant)}.get(name)) for variant in grid.variants)
-              for name in grid.compared}
-    return ("parameters", "\n".join(f"{name}: " + ", ".join(f"{value} ({count * each})" for value, count in values.items())
-                                    for name, values in counts.items()) or "one variant")
+    lines = []
+    for name in grid.compared:
+        counts = Counter(_value(grid, variant, name) for variant in grid.variants)
+        lines.append(f"{name}: " + ", ".join(f"{value} ({count * each})" for value, count in counts.items()))
+    return ("parameters", "\n".join(lines) or "one variant")
+
+
+def _value(grid: Grid, variant: Variant, name: str) -> str:
+    """What a parameter is in a variant, in words."""
+    values = grid.config_values(variant)
+    if grid.job is None:
+        config = Config(**values)  # type: ignore[arg-type]  # the grid was checked
+        open_yet = registry.readers(name).keys() & {tuned.name for tuned in grid.tune or ()}
+        return "not read" if name in config.inactive() and not open_yet else str(getattr(config, name))
+    return str(values.get(name))
 
 
 def _trials(trials: list[PlannedTrial]) -> tuple[str, str]:
