@@ -41,12 +41,16 @@ def compile_is_worth_it(*, device: str, size: int, accumulate: int, flop_per_ima
 
 
 def flop_per_image(model: nn.Module, *, channels: int, size: int) -> float:
-    """Floating-point operations of one image's forward pass, counted by torch without running it; 2 for multiplying and adding."""
+    """Floating-point operations of one image's forward pass, counted by torch without running it; 2 for multiplying and adding. 0 where
+    that cannot be told: a network may hold what the meta device does not do."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    on_paper = copy.deepcopy(model).to("meta").eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        on_paper(torch.empty(1, channels, size, size, device="meta"))
+    try:
+        on_paper = copy.deepcopy(model).to("meta").eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            on_paper(torch.empty(1, channels, size, size, device="meta"))
+    except (RuntimeError, TypeError, ValueError):  # NotImplementedError and want of memory are RuntimeErrors
+        return 0.0
     return float(counter.get_total_flops())
 
 
@@ -99,18 +103,19 @@ class GraphedStep:
     def __init__(self, step: Callable[..., Tensor], inputs: Sequence[Tensor], *, model: nn.Module, optimizer: Optimizer):
         self._inputs = [tensor.clone() for tensor in inputs]
         restore = _remember(model, optimizer)
+        self._graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                step(*self._inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        optimizer.zero_grad(set_to_none=True)  # so that the gradients lie in the graph's own memory
-        self._graph = torch.cuda.CUDAGraph()
         try:
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    step(*self._inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            optimizer.zero_grad(set_to_none=True)  # so that the gradients lie in the graph's own memory
             with torch.cuda.graph(self._graph):
                 self._output = step(*self._inputs)
         finally:
+            torch.cuda.current_stream().wait_stream(stream)
             restore()
 
     def __call__(self, *inputs: Tensor) -> Tensor:

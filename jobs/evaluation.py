@@ -46,7 +46,8 @@ class Evaluation:
         Args:
             network, batches: The part of the model to run and what it reads; by default the whole and images.
         """
-        network, batches = network or self.model, batches or self.batcher
+        network = self.model if network is None else network  # `or` would ask a Sequential for its length
+        batches = batches or self.batcher
         self.model.eval()
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         mine = samples[self.context.rank::self.context.ranks]

@@ -344,8 +344,10 @@ class Training(Evaluation):
             except RuntimeError as error:
                 print(f"a step of this network cannot be recorded as a CUDA graph, so each kernel is launched: {error}", flush=True)
                 self._wants_graph = False
-                return False
-            seed_torch(seed_of(self.trial.seed, epoch, self.progress.step, self.context.rank), self.context.device)  # recording drew
+            # What was tried drew random numbers.
+            seed_torch(seed_of(self.trial.seed, epoch, self.progress.step, self.context.rank), self.context.device)
+        if self._graph is None:
+            return False
         self.progress.sums += self._graph(*inputs)
         return True
 

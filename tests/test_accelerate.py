@@ -39,6 +39,14 @@ def test_operations_of_a_network_counted_by_hand() -> None:
     assert next(model.parameters()).device.type == "cpu"  # the network itself is where it was
 
 
+def test_operations_that_cannot_be_counted() -> None:
+    class Peeks(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if float(x.sum()) > 0 else -x  # the meta device has no numbers
+
+    assert accelerate.flop_per_image(Peeks(2, 2), channels=1, size=8) == 0
+
+
 class OnPaper:
     """In place of a recorded step where there is no GPU: the same inputs, held in the same memory, and the step run again each time."""
 
@@ -80,12 +88,13 @@ def test_a_step_made_for_recording_trains_the_same(recipe: dict[str, Any], tmp_p
 
 def test_a_step_that_cannot_be_recorded_is_made_all_the_same(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch,
                                                              capsys: pytest.CaptureFixture[str]) -> None:
-    trial = Trial(config={"train_images": 200, "epochs": 1, "batch_size": 40, "filters": 4})
+    trial = Trial(config={"train_images": 200, "epochs": 1, "batch_size": 40, "filters": 4, "dropout": 0.3})
     (one := tmp_path / "one").mkdir()
     (two := tmp_path / "two").mkdir()
     plain = train.run(trial, Context(folder=one, data=data))
 
     def refuse(*args: Any, **kwargs: Any) -> None:
+        torch.rand(3)  # its warm-ups would have drawn
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(accelerate, "GraphedStep", refuse)
