@@ -31,7 +31,7 @@ test-slow: setup  ## kills, resumes, several ranks: minutes
 
 test-slurm: setup  ## brings Slurms up on this machine (Debian or Ubuntu, root), tests on them, takes them down
 	@[ "$$(id -u)" = 0 ] || { echo 'make test-slurm starts a Slurm of its own and needs root: slurm/README.md' >&2; exit 1; }
-	@$(PY) -m pytest -q -m slurm -n 2 --dist loadfile
+	@$(PY) -m pytest -q -m slurm -n 4 --dist loadfile
 
 chaos: setup  ## 300 random faults on 150 trials on a Slurm of its own (root); SEED=n repeats a run's faults
 	@$(PY) -m tests.chaos $(if $(SEED),--seed $(SEED))

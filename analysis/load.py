@@ -1,8 +1,9 @@
 """From a study's folder to checked tables: finding the folder, reading the Parquet files, and what their metadata say.
 
-Errors, all caught in `analysis.plots` only:
+Errors, all caught by command lines only:
 
-    AnalysisError        a study that cannot be found, read or drawn; its text says what, where and what to do next
+    AnalysisError            a study that cannot be found, read or drawn; its text says what, where and what to do next
+     └ NotForThisStudy       a figure of something that this study does not have, so that nothing is missing
 
 pandas and pyarrow are imported inside `load`, so that a misspelt name is answered at once.
 """
@@ -10,7 +11,7 @@ pandas and pyarrow are imported inside `load`, so that a misspelt name is answer
 import difflib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,15 +24,21 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """The version of the tables' schema that this floor reads."""
-TRIALS, EPOCHS = "trials.parquet", "epochs.parquet"
+TRIALS, EPOCHS, ATTEMPTS, PREDICTIONS = "trials.parquet", "epochs.parquet", "attempts.parquet", "predictions.parquet"
 TRIAL_COLUMNS = ("study", "trial_id", "variant", "seed", "status", "epoch")
 EPOCH_COLUMNS = ("trial_id", "epoch")
+ATTEMPT_COLUMNS = ("trial_id", "attempt", "cause", "started", "ended", "train_s", "ranks", "first_epoch", "last_epoch", "epoch_s")
+PREDICTION_COLUMNS = ("trial_id", "image", "label", "predicted")
 STATUSES = ("done", "pruned", "infeasible", "failed", "lost", "unfinished")
 REBUILD = "`python -m harness.launch GRID`, with the grid of this study, writes it again from the trial folders; nothing trained is lost"
 
 
 class AnalysisError(Exception):
     """A study that cannot be found, read or drawn."""
+
+
+class NotForThisStudy(AnalysisError):
+    """A figure of something that this study does not have; it is left out without a word unless it was asked for by name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +52,8 @@ class Study:
     their variants: those of one config each, on as many seeds; all others are in `search`."""
     epochs: "pd.DataFrame"
     """One row for each trial and epoch; no rows when the study has no such file."""
+    attempts: "pd.DataFrame"
+    """One row for each attempt at a trial; no rows when the study has no such file."""
     metric: str
     mode: str
     """"max" when more of the metric is better, "min" when less is."""
@@ -61,6 +70,19 @@ class Study:
     """What guessing gets in an accuracy, where that is one number for the whole study."""
     search: "Search | None" = None
     """All that was tried, of a study with [tune]."""
+
+    @property
+    def all_trials(self) -> "pd.DataFrame":
+        """Every trial there is, also those of a search that stand for no variant."""
+        return self.trials if self.search is None else self.search.trials
+
+    def predictions(self) -> "pd.DataFrame":
+        """What each tested trial said of each test image: trial_id, image, label, predicted; no rows when the study has no such file.
+
+        Raises:
+            AnalysisError: the file cannot be read.
+        """
+        return _optional(self.folder / PREDICTIONS, PREDICTION_COLUMNS)
 
     def done(self) -> "pd.DataFrame":
         """The finished trials, one for each variant and seed.
@@ -85,7 +107,7 @@ class Study:
 
     def counts(self) -> str:
         """How many trials there are and how they ended: "52 of 60 trials finished; 5 infeasible, 3 failed"."""
-        trials = self.trials if self.search is None else self.search.trials
+        trials = self.all_trials
         found = trials["status"].value_counts()
         others = [s for s in STATUSES if s in found.index and s != "done"] + sorted(s for s in found.index if s not in STATUSES)
         text = f"{int(found.get('done', 0))} of {plural(len(trials), 'trial')} finished"
@@ -174,14 +196,12 @@ def find_study(word: str | None, runs: Path) -> Path:
 
 
 def load(folder: Path) -> Study:
-    """Reads and checks a study's tables. A missing epochs table gives an empty one.
+    """Reads and checks a study's tables. A missing epochs or attempts table gives an empty one.
 
     Raises:
         AnalysisError: no trials table, a file that is cut short or not ours, an unknown schema version, or a column that is missing.
     """
-    import pandas as pd
-
-    from analysis.winners import NEEDED, search_of, standing_trials
+    from analysis.winners import NEEDED
 
     if not (folder / TRIALS).exists():
         raise AnalysisError(f"{folder} has no {TRIALS} yet; `python -m harness.launch GRID` writes it as trials end")
@@ -190,26 +210,42 @@ def load(folder: Path) -> Study:
     _check_columns(folder / TRIALS, trials, (*TRIAL_COLUMNS, metric, *(NEEDED if "phase" in trials else ())))
     if trials.empty:
         raise AnalysisError(f"{folder / TRIALS} holds no trial yet; `python -m harness.launch GRID` goes on with the study")
-    epochs = pd.DataFrame(columns=[*EPOCH_COLUMNS, metric])
-    if (folder / EPOCHS).exists():
-        epochs, _ = _read(folder / EPOCHS)
-        _check_columns(folder / EPOCHS, epochs, EPOCH_COLUMNS)
+    return study_of(folder, trials, about, epochs=_optional(folder / EPOCHS, (*EPOCH_COLUMNS, metric), needed=len(EPOCH_COLUMNS)),
+                    attempts=_optional(folder / ATTEMPTS, ATTEMPT_COLUMNS))
+
+
+def study_of(folder: Path, trials: "pd.DataFrame", about: Mapping[str, Any], *, epochs: "pd.DataFrame",
+             attempts: "pd.DataFrame") -> Study:
+    """A study of tables that are read and checked already, and of what their metadata say."""
+    from analysis.winners import search_of, standing_trials
+
+    metric, mode = str(about.get("metric", "val_acc")), str(about.get("mode", "max"))
     present = [str(v) for v in trials["variant"].unique()]
     variants = [v for v in map(str, about.get("variants") or []) if v in present]
     variants += [v for v in present if v not in variants]
-    search = search_of(trials, metric, str(about.get("mode", "max")), _tuned(about.get("tuned")))
+    search = search_of(trials, metric, mode, _tuned(about.get("tuned")))
     if search is not None:
         trials = standing_trials(search)
         epochs = epochs.drop_duplicates(["trial_id", "epoch"], ignore_index=True)  # two variants may have a trial in common
     chance = about.get("chance")
-    reference = str(about.get("reference") or variants[0])
     return Study(
-        folder=folder, name=str(about.get("study") or folder.name), trials=trials, epochs=epochs, metric=metric,
-        mode=str(about.get("mode", "max")), select=str(about.get("select", "best_val")), seeds=tuple(about.get("seeds") or ()),
-        variants=tuple(variants), reference=reference,
+        folder=folder, name=str(about.get("study") or folder.name), trials=trials, epochs=epochs, attempts=attempts, metric=metric,
+        mode=mode, select=str(about.get("select", "best_val")), seeds=tuple(about.get("seeds") or ()), variants=tuple(variants),
+        reference=str(about.get("reference") or variants[0]),
         compared=tuple(n for n in map(str, about.get("compared") or []) if f"param_{n}" in trials.columns),
         chance=float(chance) if isinstance(chance, (int, float)) and math.isfinite(chance) else None,
         search=search)
+
+
+def _optional(path: Path, columns: Sequence[str], *, needed: int | None = None) -> "pd.DataFrame":
+    """A table that a study may lack: one without rows then. It must have the first `needed` of the columns, by default all."""
+    import pandas as pd
+
+    if not path.exists():
+        return pd.DataFrame(columns=list(columns))
+    frame, _ = _read(path)
+    _check_columns(path, frame, columns[:needed])
+    return frame
 
 
 def _tuned(listed: object) -> "list[Tuned]":

@@ -1,152 +1,93 @@
-"""What was tuned against what it gave: for each parameter of the search space, every config's value over its setting."""
+"""What differs between the configs of a study, and the configs as one frame: what figures of the search space and the report share.
+
+Pure: a study in, values and frames out.
+"""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from analysis import style
-from analysis.load import AnalysisError, Study
-from analysis.search import CONFIRMED, EARLY, beyond, draw_configs, limits, rung_key, rung_marks, searched, shown_variants
-from analysis.winners import Tuned
+from analysis.load import Study
 
-NAME = "parameters"
-MAX_PANELS = 16
-"""Most parameters that are drawn, in the grid's order; the table behind the figure holds all."""
-COLUMNS = (3, 4)
-"""Panels side by side, whichever leaves fewer places empty."""
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+LOG_RATIO = 50.0
+"""A range whose ends are so many times apart is shown on a logarithmic axis where the tables do not say how it was searched."""
 
 
-def table(study: Study) -> pd.DataFrame:
-    """What is drawn: a row for each config and each tuned parameter that it reads.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parameter:
+    """One parameter that has several values in a study."""
+
+    name: str
+    """Without `param_`."""
+    numeric: bool
+    """Whether its values are numbers (truth values are not)."""
+    log: bool = False
+    """Whether it belongs on a logarithmic axis: it was searched so, or spans `LOG_RATIO`."""
+    choices: tuple[object, ...] = ()
+    """The values in their order, of one that is no range: numbers sorted, others in the grid's order; empty for a range."""
+    tuned: bool = False
+    """Whether it was tuned; else it is compared."""
+
+
+def parameters(study: Study) -> tuple[Parameter, ...]:
+    """The parameters that have several values among all trials, compared ones first; a parameter that some configs do not read counts the
+    lack of it as a value. What is the same everywhere is left out."""
+    trials, tuned = study.all_trials, {t.name: t for t in study.search.tuned} if study.search else {}
+    found = []
+    for name in dict.fromkeys((*study.compared, *tuned)):
+        values = trials[f"param_{name}"]
+        if values.nunique(dropna=False) < 2:
+            continue
+        known = list(dict.fromkeys(v.item() if hasattr(v, "item") else v for v in values.dropna()))
+        numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in known)
+        choices = tuple(tuned[name].choices) if name in tuned else tuple(known)
+        if name not in tuned and numeric and len(known) > 12:
+            choices = ()
+        choices = tuple(dict.fromkeys((*choices, *known))) if choices else ()
+        log = tuned[name].log if name in tuned else False
+        if numeric and choices:
+            choices = tuple(sorted(choices, key=float))  # type: ignore[arg-type]
+        if numeric and not log and name not in tuned:
+            log = min(known) > 0 and max(known) / min(known) >= LOG_RATIO
+        found.append(Parameter(name=name, numeric=numeric, log=bool(log), choices=choices, tuned=name in tuned))
+    return tuple(found)
+
+
+def configs(study: Study) -> pd.DataFrame:
+    """Every config of the study as one row.
 
     Returns:
-        variant, config, parameter, setting, status, epochs (of the rung that a stopped config got to), n, value, chosen.
-
-    Raises:
-        AnalysisError: the study has no [tune], no config has a value, or no config reads what is tuned.
+        variant, config (its number within the variant), status ("done", "pruned", or why it has no value), epochs (of the rung that it was
+        stopped at; empty when it was granted all), n (seeds), value (mean of the study's metric over them, in the search where there was
+        one; NaN where there is none), chosen (stands for its variant), trial_id (of its first trial), and one column for each of
+        `parameters(study)`, by its plain name, empty where the config does not read it.
     """
-    search = searched(study)
-    first = search.trials.drop_duplicates(["variant", "config"])
-    rows = search.configs.merge(first[["variant", "config", *(f"param_{t.name}" for t in search.tuned)]], on=["variant", "config"])
-    columns = ["variant", "config", "parameter", "setting", "status", "epochs", "n", "value", "chosen"]
-    parts = [rows.assign(parameter=t.name, setting=rows[f"param_{t.name}"].astype(object))[columns] for t in search.tuned]
-    parts = [part[part["setting"].notna()] for part in parts]
-    parts = [part for part in parts if not part.empty]
-    if not parts:
-        raise AnalysisError(f"{study.name}: no config reads any of the tuned parameters")
-    return pd.concat(parts, ignore_index=True)
-
-
-def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
-    """Draws `table(study)` and sets the figure's size."""
-    variants = shown_variants(study, len(study.variants))
-    tuned = [t for t in searched(study).tuned if (data["parameter"] == t.name).any()]
-    drawn = tuned[:MAX_PANELS]
-    columns = min(COLUMNS, key=lambda c: (-len(drawn) % c, -c)) if len(drawn) > max(COLUMNS) else max(2, len(drawn))
-    bands = math.ceil(len(drawn) / columns)
-    figure.set_size_inches(style.WIDTH_IN, 1.95 * bands + 0.5)
-    axes = figure.subplots(bands, columns, squeeze=False, sharey=True)
-    marks, (low, high) = rung_marks(data), limits(data.drop_duplicates(["variant", "config"]), study.metric, study.mode)
-    for i, axis in enumerate(axes.flat):
-        axis.set_visible(i < len(drawn))
-        if i < len(drawn):
-            axis.set_ylim(low, high)
-            axis.yaxis.set_major_formatter(style.tick_format(study.metric))
-            _draw_parameter(axis, data[data["parameter"] == drawn[i].name], drawn[i], study, variants, marks)
-            axis.set_xlabel(style.wrap(drawn[i].name, 24))
-            if i % columns == 0:
-                axis.set_ylabel(style.axis_label(study.metric))
-    style.key(figure, _key(data, marks, study, variants))
-    style.caption(figure, _caption(data, study, (low, high), len(tuned) - len(drawn)))
-
-
-def _draw_parameter(axis: Axes, rows: pd.DataFrame, tuned: Tuned, study: Study, variants: list[str], marks: dict[int, str]) -> None:
-    colour = style.colours(study.variants)
-    words = any(isinstance(v, (str, bool, np.bool_)) for v in rows["setting"])
-    if words or tuned.choices:
-        order = list(dict.fromkeys([*tuned.choices, *rows["setting"]]))
-        at = rows["setting"].map({v: i for i, v in enumerate(order)}).astype(float) + _aside(rows, variants)
-        names = [style.wrap(_choice(v), 12) for v in order]
-        crowded = len(order) > 5 or sum(max(map(len, n.split("\n"))) for n in names) > 24
-        axis.set_xticks(range(len(order)), names, rotation=90 if crowded else 0, fontsize=7)
-        axis.set_xlim(-0.6, len(order) - 0.4)
-        axis.grid(visible=False, axis="x")
+    names = [p.name for p in parameters(study)]
+    columns = [f"param_{name}" for name in names]
+    if study.search is not None:
+        first = study.search.trials.drop_duplicates(["variant", "config"])
+        rows = study.search.configs.merge(first[["variant", "config", "trial_id", *columns]], on=["variant", "config"])
     else:
-        at = rows["setting"].astype(float)
-        _scale(axis, at, tuned)
-    for variant in variants:
-        mine = rows["variant"] == variant
-        others = colour[variant] if 1 < len(variants) <= len(style.COLOURS) else style.MUTED
-        draw_configs(axis, at[mine], rows[mine], study.mode, marks, colour=colour[variant], others=others)
-        chosen = mine & rows["chosen"] & ~beyond(rows, axis.get_ylim())
-        axis.plot(at[chosen], rows.loc[chosen, "value"], ls="", marker="o", ms=7.5, mfc="none", mew=1.0, zorder=6,
-                  mec=CONFIRMED if len(variants) < 2 else style.INK)
+        rows = _compared(study, columns)
+    rows = rows.rename(columns=dict(zip(columns, names, strict=True)))
+    return rows[["variant", "config", "status", "epochs", "n", "value", "chosen", "trial_id", *names]]
 
 
-def _choice(value: object) -> str:
-    return str(value).lower() if isinstance(value, (bool, np.bool_)) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _aside(rows: pd.DataFrame, variants: list[str]) -> "pd.Series[float]":
-    """How far beside its choice a config is drawn: a slot for each variant, and within it one place after the other, so that configs do
-    not hide each other. The golden ratio spreads any number of them evenly."""
-    slots = len(variants) if len(variants) <= len(style.COLOURS) else 1
-    slot = rows["variant"].map({v: i % slots if slots > 1 else 0 for i, v in enumerate(variants)}).astype(float)
-    within = (rows["config"] * 0.6180339887498949) % 1 - 0.5
-    return 0.7 * ((slot + 0.5) / slots - 0.5 + 0.7 * within / slots)
-
-
-def _scale(axis: Axes, at: "pd.Series[float]", tuned: Tuned) -> None:
-    """The axis of a range, logarithmic where the grid searches it so."""
-    low, high = float(at.min()), float(at.max())
-    if tuned.log and low > 0:
-        axis.set_xscale("log")
-        ratio = high / low
-        axis.xaxis.set_major_locator(LogLocator(subs=(1.0,) if ratio > 100 else (1.0, 2.0, 5.0) if ratio < 20 else (1.0, 3.0), numticks=4))
-        axis.xaxis.set_minor_locator(NullLocator())
-        pad = max(ratio, 1.5) ** 0.05
-        axis.set_xlim(low / pad, high * pad)
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
-    else:
-        pad = 0.05 * (high - low) or 0.1 * abs(low) or 0.5
-        axis.set_xlim(low - pad, high + pad)
-        axis.xaxis.set_major_locator(style.round_ticks(most=4))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(value, 9):g}".replace("-", "−")))
-
-
-def _power(value: float) -> str:
-    """A tick of a logarithmic axis: "0.05", "100", "10⁻⁴", "3·10⁻⁴"."""
-    digit, _, power = f"{value:.0e}".partition("e")
-    if -3 <= int(power) <= 3:
-        return f"{value:g}"
-    ten = f"10{str(int(power)).translate(_SUPERSCRIPTS)}"
-    return ten if digit == "1" else f"{digit}·{ten}"
-
-
-def _key(data: pd.DataFrame, marks: dict[int, str], study: Study, variants: list[str]) -> list[Line2D]:
-    several = 1 < len(variants) <= len(style.COLOURS)
-    handles = rung_key(data, marks, style.MUTED if several else style.ACCENT)
-    if several:
-        colour = style.colours(study.variants)
-        handles = [Line2D([], [], ls="", marker="o", ms=4, mew=0, color=colour[v], label=style.wrap(v, 30)) for v in variants] + handles
-        handles = [h for h in handles if h.get_label() != "fully trained"]
-    return handles
-
-
-def _caption(data: pd.DataFrame, study: Study, limits: tuple[float, float], left_out: int) -> str:
-    name = "winners" if study.search and study.search.confirmed else "best configs"
-    parts = [f"{study.name}: {study.counts()}", f"Each mark: one config, its mean {study.metric} over its seeds in the search, against "
-             "one of its parameters; the others differ too", f"Ringed: the {name}"]
-    parts += [EARLY] if rung_marks(data) else []
-    parts += ["Colour does not tell the variants apart, there are too many"] if len(study.variants) > len(style.COLOURS) else []
-    parts += ["Arrows: values beyond the axis"] if beyond(data, limits).any() else []
-    configs = len(study.search.configs) if study.search else 0
-    parts += ["A config is missing where it does not read the parameter"] if (data.groupby("parameter").size() < configs).any() else []
-    parts += [f"{left_out} more parameters are in the CSV"] if left_out else []
-    return ". ".join(parts) + "."
+def _compared(study: Study, columns: list[str]) -> pd.DataFrame:
+    """The configs of a study without [tune]: one for each variant, or several where a table that is not ours has several."""
+    keys = ["variant", *columns]
+    rows = []
+    number: dict[str, int] = {}
+    for key, part in study.trials.groupby(keys, sort=False, dropna=False):
+        variant = str(key[0])
+        values = part.loc[part["status"] == "done", study.metric].to_numpy(dtype=float, na_value=math.nan)
+        values = values[np.isfinite(values)]
+        others = part.loc[part["status"] != "done", "status"]
+        status = "done" if len(values) else str(others.iloc[0]) if len(others) else "infeasible"
+        rows.append({"variant": variant, "config": number.get(variant, 0), "status": status, "epochs": None, "n": len(values),
+                     "value": float(values.mean()) if len(values) else math.nan, "chosen": bool(len(values)),
+                     "trial_id": part["trial_id"].iloc[0], **dict(zip(columns, key[1:], strict=True))})
+        number[variant] = number.get(variant, 0) + 1
+    return pd.DataFrame(rows).astype({"epochs": "Int64"})

@@ -2,11 +2,12 @@
 
     python -m analysis.plots                      the newest study under runs/
     python -m analysis.plots digits               runs/digits, or any study folder
-    python -m analysis.plots digits --out paper   written there instead of runs/digits/figures
+    python -m analysis.plots digits --out paper   written there instead of runs/digits/figures/
+    python -m analysis.plots digits --only curves,comparison --size slide
 
-Writes curves and comparison (PNG, PDF and the CSV behind each) and results.md with results.csv, and prints what the comparison shows. Of a
-study with [tune] also search, parameters and, with halving, rungs. A new figure is one file with `NAME`, `table(study)` and
-`draw(figure, data, study)`, and one line in `FIGURES`.
+Writes each figure that the study has data for as PNG, PDF and SVG with the CSV behind it, and the results table, and prints what the
+comparison shows. A new figure is one file in `analysis/figures/` with `NAME`, `TITLE`, `table(study)` and `draw(figure, data, study)`, and
+one line in `FIGURES`.
 """
 
 import argparse
@@ -17,36 +18,38 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
-from analysis.load import AnalysisError, Study, find_study, load
+from analysis.load import AnalysisError, NotForThisStudy, Study, find_study, load, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-FIGURES = (
-    "analysis.curves",
-    "analysis.comparison",
-)
-"""The modules that make a figure, in the order in which they are written; imported when they are drawn."""
-OF_A_SEARCH = (
-    "analysis.search",
-    "analysis.parameters",
-)
-"""Those of a study with [tune]."""
-OF_HALVING = ("analysis.rungs",)
+FIGURES = ("curves", "comparison", "search", "slices", "rungs")
+"""The modules of `analysis.figures`, each of the figure of its name, in the order in which they are written; imported when drawn."""
+SIZES = ("paper", "slide")
+"""The names in `analysis.style.SIZES`, which would load matplotlib."""
 MAX_SENTENCES = 8
 
 
 class FigureModule(Protocol):
-    """What a module in `FIGURES` holds."""
+    """What a module of `FIGURES` holds."""
 
     NAME: str
+    """The name of its files."""
+    TITLE: str
+    """What it shows, in a few words."""
 
     def table(self, study: Study) -> "pd.DataFrame":
-        """The data that are drawn; written as CSV."""
+        """The data that are drawn; written as CSV. Raises NotForThisStudy where the study has nothing of the kind, and AnalysisError where
+        something is missing that should be there."""
 
     def draw(self, figure: "Figure", data: "pd.DataFrame", study: Study) -> None:
         """Draws that table, and nothing else, and sets the figure's size."""
+
+
+def figure_module(name: str) -> FigureModule:
+    """The module of the figure of this name, imported."""
+    return cast(FigureModule, importlib.import_module(f"analysis.figures.{name}"))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -67,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the folder that holds the studies (default: runs)")
     parser.add_argument("--out", type=Path, metavar="DIR",
                         help="where to write; with several studies a folder for each in there (default: figures/ in the study's folder)")
+    parser.add_argument("--only", metavar="NAME,...", help=f"these figures only, of {', '.join(FIGURES)}")
+    parser.add_argument("--size", choices=SIZES, default="paper", help="what the figures are made for (default: paper)")
     return parser
 
 
@@ -77,9 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = 0
     for word in words:
         try:
+            only = _asked(arguments.only)
             study = load(find_study(word, arguments.runs))
             out = study.folder / "figures" if arguments.out is None else arguments.out / study.name if len(words) > 1 else arguments.out
-            write(study, out)
+            write(study, out, only=only, size=arguments.size)
         except AnalysisError as error:
             print(f"error: {error}", file=sys.stderr)
             code = 2
@@ -89,30 +95,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def write(study: Study, out: Path) -> list[Path]:
-    """Writes all figures and the table of a study into `out`, prints each path and what the comparison shows.
-
-    A figure that this study has no data for is left out with a line that says why.
+def _asked(names: str | None) -> tuple[str, ...] | None:
+    """The figures that --only names.
 
     Raises:
-        AnalysisError: the study has no finished trial, or no config of its search has a value.
+        AnalysisError: there is no figure of such a name.
+    """
+    if names is None:
+        return None
+    asked = [name.strip() for name in names.split(",") if name.strip()]
+    for name in asked:
+        if name not in FIGURES:
+            raise AnalysisError(f"no figure `{name}`{nearest(name, FIGURES)}")
+    return tuple(name for name in FIGURES if name in asked)
+
+
+def write(study: Study, out: Path, *, only: Sequence[str] | None = None, size: str = "paper") -> list[Path]:
+    """Writes the figures and the table of a study into `out`, prints each path and what the comparison shows.
+
+    A figure that should be there and cannot be drawn is left out with a line that says why.
+
+    Args:
+        only: the figures to draw; by default all that the study has data for, and the table.
+        size: one of `SIZES`.
+
+    Raises:
+        AnalysisError: the study has no finished trial, or no config of its search has a value; or none that was asked for can be drawn.
     """
     from analysis import results_table, stats, style, winners
 
     if study.search is None or study.search.configs["value"].isna().all():
         study.done()
     written: list[Path] = []
-    for name in _figures(study):
-        module = cast(FigureModule, importlib.import_module(name))
+    for name in FIGURES if only is None else only:
+        module = figure_module(name)
         try:
             data = module.table(study)
         except AnalysisError as error:
-            print(f"left out {module.NAME}: {error}", file=sys.stderr)
+            if only is not None or not isinstance(error, NotForThisStudy):
+                print(f"left out {module.NAME}: {error}", file=sys.stderr)
             continue
-        with style.context():
+        with style.context(size):
             figure = style.new_figure()
             module.draw(figure, data, study)
             written += _told(style.save(figure, out, module.NAME, data))
+    if only is not None:
+        if not written:
+            raise AnalysisError(f"{study.name}: none of these figures could be drawn")
+        return written
     sentences: list[str] = []
     if (study.trials["status"] == "done").any():
         results, (column, mode) = results_table.table(study), study.headline()
@@ -130,13 +160,6 @@ def write(study: Study, out: Path) -> list[Path]:
     return written
 
 
-def _figures(study: Study) -> tuple[str, ...]:
-    """The modules whose figures this study has data for."""
-    if study.search is None:
-        return FIGURES
-    return (*FIGURES, *OF_A_SEARCH, *(OF_HALVING if study.search.halved else ()))
-
-
 def _tell(sentences: Sequence[str], more: Path) -> None:
     for sentence in sentences[:MAX_SENTENCES]:
         print(f"  {sentence}")
@@ -145,8 +168,9 @@ def _tell(sentences: Sequence[str], more: Path) -> None:
 
 
 def _told(paths: list[Path]) -> list[Path]:
-    for path in paths:
-        print(f"wrote {_short(path)}")
+    """Prints where a figure or table was written, one line for all of its files; returns the paths."""
+    first, *others = [_short(path) for path in paths]
+    print(f"wrote {first}" + (f" (and {', '.join(path.suffix for path in others)})" if others else ""))
     return paths
 
 

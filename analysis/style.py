@@ -1,4 +1,4 @@
-"""How figures look and how they are saved: sizes, colours, labels that keep apart, captions, PNG + PDF + the CSV behind them.
+"""How figures look and how they are saved: sizes, colours, labels that keep apart, captions, PNG, PDF and SVG with the CSV behind them.
 
 Nothing global: no pyplot, no `plt.style`; what matplotlib reads while drawing is set inside `context()` only.
 """
@@ -9,6 +9,8 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,22 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis import stats
 
-WIDTH_IN = 7.0
-"""Width of a figure over both columns of a paper, inches."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """What a figure is made for. Type is the same everywhere, so on a narrower figure it is larger once that fills a page or a screen."""
+
+    width_in: float
+    """Width in inches."""
+    png_dpi: int
+
+
+SIZES = {"paper": Size(width_in=7.0, png_dpi=200), "slide": Size(width_in=5.2, png_dpi=370)}
+"""By name: over both columns of a paper; over the width of a slide (1,924 pixels), with type a third larger than that of a paper there."""
+_SIZE: ContextVar[Size] = ContextVar("size", default=SIZES["paper"])
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours for colour-blind readers, in the order in which neighbours differ most; the pink made darker."""
 ACCENT, INK, MUTED, FAINT, WARNING = "#0072B2", "#222222", "#6b6b6b", "#cfcfcf", "#A33B00"
-PNG_DPI = 200
 _RC: dict[str, Any] = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.labelsize": 8.5, "axes.titlesize": 8.5, "xtick.labelsize": 8, "ytick.labelsize": 8,
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.edgecolor": MUTED, "axes.labelcolor": INK,
@@ -37,20 +49,35 @@ _RC: dict[str, Any] = {
     "axes.grid": True, "grid.color": "#ececec", "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.solid_capstyle": "round",
     # names hold $ and _ as they are; Type 42 fonts keep the text of a PDF searchable and are what journals accept
     "text.parse_math": False, "pdf.fonttype": 42, "figure.facecolor": "white", "savefig.facecolor": "white",
+    "svg.hashsalt": "harness",  # the same study gives the same bytes
 }
 
 
 @contextmanager
-def context() -> Iterator[None]:
-    """Our settings while a figure is made and saved; matplotlib's own ones come back afterwards."""
+def context(size: str = "paper") -> Iterator[None]:
+    """Our settings while a figure is made and saved; matplotlib's own ones come back afterwards. `size` is one of `SIZES`."""
     settings: Any = _RC  # typed as the literal names of all settings
-    with mpl.rc_context(settings):
-        yield
+    token = _SIZE.set(SIZES[size])
+    try:
+        with mpl.rc_context(settings):
+            yield
+    finally:
+        _SIZE.reset(token)
+
+
+def width_in() -> float:
+    """Width of the figures that are made now, inches: 7 in a paper."""
+    return _SIZE.get().width_in
+
+
+def room(at_paper: int) -> int:
+    """How many letters or panels fit where `at_paper` fit side by side over the width of a paper's figure; at least one."""
+    return max(1, round(at_paper * width_in() / SIZES["paper"].width_in))
 
 
 def new_figure() -> Figure:
     """An empty figure that lays itself out; what draws on it sets its size."""
-    figure = Figure(figsize=(WIDTH_IN, 3.0), layout="constrained")
+    figure = Figure(figsize=(width_in(), 3.0), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -92,10 +119,10 @@ def round_ticks(*, most: int = 5, whole: bool = False) -> MaxNLocator:
 
 def caption(figure: Figure, text: str) -> None:
     """A note under the panels, wrapped to the figure's width; the panels make room for it."""
-    width_in, height_in = figure.get_size_inches()
-    lines = textwrap.wrap(text.replace(" %", "\u00a0%"), int(width_in * 19.5))
+    wide_in, height_in = figure.get_size_inches()
+    lines = textwrap.wrap(text.replace(" %", "\u00a0%"), int(wide_in * 19.5))
     room_in = 0.12 + 0.142 * len(lines)
-    note = figure.text(0.1 / width_in, 0.06 / height_in, "\n".join(lines), fontsize=7, color=MUTED, va="bottom", linespacing=1.35)
+    note = figure.text(0.1 / wide_in, 0.06 / height_in, "\n".join(lines), fontsize=7, color=MUTED, va="bottom", linespacing=1.35)
     note.set_in_layout(False)
     engine: Any = figure.get_layout_engine()
     engine.set(rect=(0.0, room_in / height_in, 1.0, 1.0 - room_in / height_in))
@@ -105,19 +132,19 @@ def warning(figure: Figure, text: str) -> None:
     """A sentence above the panels that must not be overlooked; the figure grows by its lines. To be called before `caption`."""
     if not text:
         return
-    width_in, height_in = figure.get_size_inches()
-    lines = textwrap.wrap(text, int(width_in * 15))
-    figure.set_size_inches(width_in, height_in + 0.14 + 0.15 * len(lines))
-    figure.suptitle("\n".join(lines), x=0.1 / width_in, ha="left", fontsize=7.5, color=WARNING, fontweight="bold", linespacing=1.3)
+    wide_in, height_in = figure.get_size_inches()
+    lines = textwrap.wrap(text, int(wide_in * 15))
+    figure.set_size_inches(wide_in, height_in + 0.14 + 0.15 * len(lines))
+    figure.suptitle("\n".join(lines), x=0.1 / wide_in, ha="left", fontsize=7.5, color=WARNING, fontweight="bold", linespacing=1.3)
 
 
 def panels(figure: Figure, names: Sequence[str], *, x: str, y: str) -> list[Axes]:
     """One titled panel for each name, at most three in a row, with common axes that are labelled at the edges; sets the figure's size."""
-    columns = min(len(names), 3 if len(names) != 4 else 2)
+    columns = min(len(names), room(3) if len(names) != 4 else 2)
     bands = -(-len(names) // columns)
-    titles = [wrap(name, 105 // columns) for name in names]
+    titles = [wrap(name, room(105) // columns) for name in names]
     lines = max(title.count("\n") + 1 for title in titles)
-    figure.set_size_inches(WIDTH_IN, bands * (1.7 + 0.14 * lines * (len(names) > 1)) + (0.6 if bands > 1 else 1.1))
+    figure.set_size_inches(width_in(), bands * (1.7 + 0.14 * lines * (len(names) > 1)) + (0.6 if bands > 1 else 1.1))
     axes = figure.subplots(bands, columns, squeeze=False, sharex=True, sharey=True)
     for i, axis in enumerate(axes.flat):
         axis.set_visible(i < len(names))
@@ -134,9 +161,10 @@ def panels(figure: Figure, names: Sequence[str], *, x: str, y: str) -> list[Axes
 def key(figure: Figure, handles: Sequence[Artist]) -> None:
     """A key above the panels, for what cannot be named at the marks; the figure grows by its lines."""
     if handles:
-        width_in, height_in = figure.get_size_inches()
-        figure.set_size_inches(width_in, height_in + 0.2 * -(-len(handles) // 5))
-        figure.legend(handles=list(handles), loc="outside upper left", ncols=min(5, len(handles)), frameon=False, fontsize=7,
+        wide_in, height_in = figure.get_size_inches()
+        columns = min(room(5), len(handles))
+        figure.set_size_inches(wide_in, height_in + 0.2 * -(-len(handles) // columns))
+        figure.legend(handles=list(handles), loc="outside upper left", ncols=columns, frameon=False, fontsize=7,
                       handlelength=1.4, columnspacing=1.2, handletextpad=0.5, borderaxespad=0.2, labelspacing=0.3)
 
 
@@ -221,11 +249,13 @@ def write_whole(path: Path, data: bytes) -> Path:
 
 
 def save(figure: Figure, folder: Path, name: str, table: pd.DataFrame) -> list[Path]:
-    """Writes NAME.png, NAME.pdf and NAME.csv (the table the figure was drawn from); the same study gives the same bytes."""
+    """Writes NAME.png, NAME.pdf, NAME.svg and NAME.csv (the table the figure was drawn from); the same study gives the same bytes."""
     paths = []
-    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+    figure.draw_without_rendering()  # lays it out, once for the three of them
+    figure.set_layout_engine("none")
+    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None}), ("svg", {"Date": None})):
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=PNG_DPI, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=_SIZE.get().png_dpi, metadata=metadata)
         paths.append(write_whole(folder / f"{name}.{kind}", buffer.getvalue()))
     return [*paths, write_whole(folder / f"{name}.csv", csv(table))]
 

@@ -12,13 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import comparison, curves, plots, results_table, style
+from analysis import plots, results_table, style
+from analysis.figures import comparison, curves
 from analysis.load import AnalysisError, find_study, load
 from tests.made_up_study import write_study, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 THREE = {"depth=1": 0.93, "depth=2": 0.96, "depth=3": 0.97}
-FILES = {"curves.png", "curves.pdf", "curves.csv", "comparison.png", "comparison.pdf", "comparison.csv", "results.md", "results.csv"}
+KINDS = ("png", "pdf", "svg", "csv")
+FILES = {f"{name}.{kind}" for name in ("curves", "comparison") for kind in KINDS} | {"results.md", "results.csv"}
 
 
 @pytest.fixture(scope="module")

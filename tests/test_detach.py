@@ -144,6 +144,7 @@ def test_a_launcher_that_comes_late_finds_nothing_to_do(study: Detached) -> None
     who = study.running_launcher()
     (waiting,) = [number for number, state in study.launchers() if state == "PENDING"]
     study.cluster.run("scontrol", "uhold", waiting)
+    study.wait_for("trials/*/a000.jsonl")  # a launcher that is gone before it has submitted anything leaves nobody who would
     study.cluster.run("scancel", who["job_id"])
     study.mended.touch()
     study.wait_for("trials/*/result.json")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import comparison, curves, parameters, plots, results_table, rungs, search, style, winners
+from analysis import plots, results_table, style, winners
+from analysis.figures import comparison, curves, rungs, search, slices
 from analysis.load import AnalysisError, Study, load
 from harness.grid import parse_grid
 from harness.store import Store
@@ -15,9 +16,9 @@ from harness.tables import compact
 from tests.made_up_study import write_search, write_study
 
 TWO = {"with": 0.95, "without": 0.93}
-PLAIN = {f"{name}.{kind}" for name in ("curves", "comparison", "search", "parameters") for kind in ("png", "pdf", "csv")}
+PLAIN = {f"{name}.{kind}" for name in ("curves", "comparison", "search", "slices") for kind in ("png", "pdf", "svg", "csv")}
 FILES = PLAIN | {"results.md", "results.csv"}
-HALVED = FILES | {f"rungs.{kind}" for kind in ("png", "pdf", "csv")}
+HALVED = FILES | {f"rungs.{kind}" for kind in ("png", "pdf", "svg", "csv")}
 
 
 def values(of: dict[tuple[str, int], tuple[float, ...]], *, begin: int = 0) -> dict[tuple[str, int, int], float]:
@@ -151,14 +152,14 @@ def test_rungs_and_what_they_stopped(tmp_path: Path) -> None:
 
 def test_parameters_leave_out_what_a_config_does_not_read(tmp_path: Path) -> None:
     study = load(write_search(tmp_path / "s", TWO, configs=12))
-    table = parameters.table(study)
+    table = slices.table(study)
     assert list(table["parameter"].unique()) == ["lr", "depth", "optimizer", "dropout", "momentum"]
     sgd = (table["parameter"] == "optimizer") & (table["setting"] == "sgd")
     assert (table["parameter"] == "momentum").sum() == sgd.sum() > 0
     assert (table["parameter"] == "lr").sum() == 24
     with style.context():
         figure = style.new_figure()
-        parameters.draw(figure, table, study)
+        slices.draw(figure, table, study)
     panels = {axis.get_xlabel(): axis for axis in figure.axes if axis.get_visible()}
     assert panels["lr"].get_xscale() == "log" and panels["dropout"].get_xscale() == "linear"
     assert [t.get_text() for t in panels["optimizer"].get_xticklabels()] == ["sgd", "adamw"]
@@ -186,7 +187,7 @@ def test_a_search_that_has_only_begun_shows_what_there_is(tmp_path: Path, capsys
     said = capsys.readouterr()
     assert "left out comparison: s: no config is fully trained yet (0 of 8 trials finished; 8 pruned)" in said.err
     assert "the best so far of 4 by val_acc: search said" in said.out and "after 3 epochs (n = 1), not confirmed" in said.out
-    assert {p.stem for p in (folder / "figures").iterdir()} == {"search", "parameters", "rungs"}
+    assert {p.stem for p in (folder / "figures").iterdir()} == {"search", "slices", "rungs"}
 
 
 @pytest.mark.slow
@@ -194,7 +195,7 @@ def test_more_variants_than_fit_are_said_to_be_left_out(tmp_path: Path) -> None:
     variants = {f"variant {i} of {'x' * 40}": 0.7 + i / 60 for i in range(13)}
     study = load(write_search(tmp_path / "s", variants, configs=3, rungs=(3,), fresh=1))
     assert "Shown: 12 of 13 variants" in caption(study, search) and "Shown: 12 of 13 variants" in caption(study, rungs)
-    assert search.table(study)["variant"].nunique() == parameters.table(study)["variant"].nunique() == 13
+    assert search.table(study)["variant"].nunique() == slices.table(study)["variant"].nunique() == 13
 
 
 def test_a_search_without_any_value_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from analysis import stats, style
 from analysis.load import AnalysisError, Study
 
-NAME = "curves"
+NAME, TITLE = "curves", "Learning curves"
 _SOLID: dict[str, Any] = {"lw": 1.6, "ls": "-", "ms": 3.5}
 _DASHED: dict[str, Any] = {"lw": 1.0, "ls": (0, (3, 1.5)), "ms": 3.5, "mfc": "white"}
 """The looks of the mean over the validation and the training split; where there is one epoch the training one is hollow."""
@@ -95,7 +95,7 @@ def _chosen(data: pd.DataFrame, study: Study, variants: list[str]) -> list[str]:
 def _draw_together(figure: Figure, data: pd.DataFrame, study: Study, panels: list[list[str]], variants: list[str]) -> None:
     names_ = {v: style.wrap(v, 18 if len(panels) > 1 else 30, lines=6) for v in variants}
     lines = sum(name.count("\n") + 1 for name in names_.values())
-    figure.set_size_inches(style.WIDTH_IN, max(3.1, 0.15 * lines + 1.2))
+    figure.set_size_inches(style.width_in(), max(3.1, 0.15 * lines + 1.2))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     colour = style.colours(variants)
     notes = []
@@ -130,7 +130,7 @@ def _draw_apart(figure: Figure, data: pd.DataFrame, study: Study, panels: list[l
     bands = math.ceil(len(variants) / columns)
     titles = {v: style.wrap(v, 96 // columns) for v in variants}
     lines = max(t.count("\n") for t in titles.values())
-    figure.set_size_inches(style.WIDTH_IN, 0.5 + bands * (1.05 * len(panels) + 0.45 + 0.12 * lines))
+    figure.set_size_inches(style.width_in(), 0.5 + bands * (1.05 * len(panels) + 0.45 + 0.12 * lines))
     axes = figure.subplots(bands * len(panels), columns, squeeze=False, sharex=True)
     shown = data[data["variant"].isin(variants)]
     parts = dict(list(shown.groupby("variant")))

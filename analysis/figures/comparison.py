@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from analysis import stats, style
 from analysis.load import AnalysisError, Study, plural
 
-NAME = "comparison"
+NAME, TITLE = "comparison", "Comparison of the variants"
 MAX_ROWS = 60
 """Most variants that are drawn; the table behind the figure holds all."""
 JOINED = 6
@@ -49,7 +49,7 @@ def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
     names = {v: style.wrap(v, 30) for v in variants}
     lines = [names[v].count("\n") + 1 for v in variants]
     rows_in = sum(max(0.3, 0.08 + 0.14 * n) for n in lines)
-    figure.set_size_inches(style.WIDTH_IN, max(1.3, rows_in + 0.2) + 1.0)
+    figure.set_size_inches(style.width_in(), max(1.3, rows_in + 0.2) + 1.0)
     compared = len(variants) > 1
     axes = figure.subplots(1, 1 + compared, sharey=True, squeeze=False, width_ratios=[1.0, 0.9][:1 + compared])[0]
     rows = _row_positions(lines)

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import stats, style
-from analysis.load import AnalysisError, Study, plural
+from analysis.load import AnalysisError, NotForThisStudy, Study, plural
 from analysis.winners import NO_VALUE, Search
 
-NAME = "search"
+NAME, TITLE = "search", "The search, config by config"
 MAX_PANELS = 12
 """Most variants that are drawn; the table behind the figure holds all."""
 RUNGS = ("o", "s", "^", "D", "v", "p")
@@ -64,7 +64,7 @@ def searched(study: Study) -> Search:
         AnalysisError: the study has no [tune], or no config has a value.
     """
     if study.search is None:
-        raise AnalysisError(f"{study.name} has no [tune]: nothing was searched")
+        raise NotForThisStudy(f"{study.name} has no [tune]: nothing was searched")
     if study.search.configs["value"].isna().all():
         raise AnalysisError(f"{study.name}: no config has a value ({study.counts()})")
     return study.search

@@ -11,11 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from analysis import style
-from analysis.load import AnalysisError, Study
-from analysis.search import CONFIRMED, searched, shown_variants
+from analysis.figures.search import CONFIRMED, searched, shown_variants
+from analysis.load import AnalysisError, NotForThisStudy, Study
 from analysis.winners import NO_VALUE
 
-NAME = "rungs"
+NAME, TITLE = "rungs", "What halving stopped"
 STOPPED = "#a8a8a8"
 
 
@@ -27,9 +27,12 @@ def table(study: Study) -> pd.DataFrame:
         the metric over the config's seeds at this epoch, not the best one so far), chosen.
 
     Raises:
-        AnalysisError: the study has no [tune], no config has a value, or there are no epochs.
+        NotForThisStudy: the study has no [tune], or nothing was stopped.
+        AnalysisError: no config has a value, or there are no epochs.
     """
     search = searched(study)
+    if not search.halved:
+        raise NotForThisStudy(f"{study.name} has no [search.halving], or it has stopped nothing yet")
     trials = search.trials.loc[search.trials["phase"] == "search", ["trial_id", "variant", "config"]]
     if study.epochs.empty or study.metric not in study.epochs:
         raise AnalysisError(f"{study.name}: no epochs with {study.metric}, so there are no learning curves; "
