@@ -120,9 +120,10 @@ def _attempts(rng: np.random.Generator, ids: list[str], status: np.ndarray, last
                          "queued": _moment(begin + queued), "started": _moment(begin + started), "ended": _moment(begin + ended),
                          "host": f"node{slot * hosts // slots}", "pid": 1000 + slot, "worker": f"0.{slot}", "job_id": str(5000 + slot),
                          "device": "cuda:0", "gpu": "made-up", "ranks": 1, "accumulate": 1, "fused": 1,
-                         "first_epoch": first if each else None, "last_epoch": final if each else None, "train_s": sum(each), "images_per_s": 50_000 / epoch_s, "data_wait": 0.02,
-                         "peak_memory_gb": 2 + 0.01 * float(columns["batch_size"][i]), "epoch_s": each, "test_opened": None,
-                         "commit": "0" * 40, "dirty": False, "code": "0" * 12, "python": "3.11.9", "torch": "2.10.0"})
+                         "first_epoch": first if each else None, "last_epoch": final if each else None, "train_s": sum(each),
+                         "images_per_s": 50_000 / epoch_s, "data_wait": 0.02, "epoch_s": each, "test_opened": None,
+                         "peak_memory_gb": 2 + 0.01 * float(columns["batch_size"][i]), "commit": "0" * 40, "dirty": False,
+                         "code": "0" * 12, "python": "3.11.9", "torch": "2.10.0"})
     return pa.Table.from_pylist(rows)
 
 
