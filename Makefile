@@ -27,7 +27,7 @@ test: setup  ## the fast tests and those of the repository's shape
 	@$(PY) -m pytest -q -m 'not slow and not slurm' -n 2
 
 test-slow: setup  ## kills, resumes, several ranks: minutes
-	@$(PY) -m pytest -q -m 'slow and not slurm' -n 2
+	@$(PY) -m pytest -q -m 'slow and not slurm' -n 3
 
 test-slurm: setup  ## brings Slurms up on this machine (Debian or Ubuntu, root), tests on them, takes them down
 	@[ "$$(id -u)" = 0 ] || { echo 'make test-slurm starts a Slurm of its own and needs root: slurm/README.md' >&2; exit 1; }

@@ -1,4 +1,11 @@
-"""What trials cost: hours of the GPUs (or, without one, of the slots) that they held, from the attempts. Pure: a study in, frames out."""
+"""What trials cost: hours of the GPUs (or, without one, of the slots) that they held, from the attempts. Pure: a study in, frames out.
+
+An attempt costs the time from its start to its end, not only that of the epochs it reported: reading data, building the network, an epoch
+that was cut off in the middle and writing checkpoints hold a GPU as well. Trials that were trained as one program share its time evenly.
+`train_s` and `epoch_s` are each trial's own part of such a program already (`Member.took` in jobs/fused.py).
+
+The tables do not say how many workers sat on one GPU: where several do, side by side, each counts as a whole one.
+"""
 
 import numpy as np
 import pandas as pd
@@ -13,17 +20,25 @@ def unit(study: Study) -> str:
     return "GPU-hours" if on_gpu else "slot-hours"
 
 
+def scale(study: Study, most_h: float) -> tuple[float, str]:
+    """How axes show so many hours: the factor and the unit, "GPU-minutes" below two hours and "GPU-seconds" below two minutes."""
+    name = unit(study)
+    factor, word = (1.0, "hours") if most_h >= 2 else (60.0, "minutes") if most_h >= 1 / 30 else (3600.0, "seconds")
+    return factor, name.replace("hours", word)
+
+
 def per_trial(study: Study) -> pd.DataFrame:
     """What each trial cost, with all that was done twice because an attempt died.
 
     Returns:
-        trial_id, attempts, hours (time in epochs times the processes of the trial, its share of a program that trained several),
-        train_s (time in epochs), peak_memory_gb (largest of the attempts; NaN when unknown), images_per_s (median of the attempts).
+        trial_id, attempts, hours (from start to end of its attempts times their processes, divided by the trials of the same program; of
+        an attempt whose end nobody noted the time in whole epochs only), train_s (time in whole epochs), peak_memory_gb (largest of the
+        attempts; NaN when unknown), images_per_s (median of the attempts).
 
     Raises:
         NotForThisStudy: the study has no attempts, such as one that was read from a CSV file.
     """
-    attempts = _attempts(study)
+    attempts = spans(study)
     grouped = attempts.groupby("trial_id", sort=False)
     out = grouped.agg(attempts=("attempt", "count"), hours=("hours", "sum"), train_s=("train_s", "sum")).reset_index()
     for name, how in (("peak_memory_gb", "max"), ("images_per_s", "median")):
@@ -33,29 +48,44 @@ def per_trial(study: Study) -> pd.DataFrame:
 
 
 def per_epoch(study: Study) -> pd.DataFrame:
-    """What each trial had cost when an epoch of it was over: trial_id, epoch, hours. Epochs whose time nobody noted are not there.
+    """What each trial had cost when an epoch of it was over: trial_id, epoch, hours.
+
+    These are the hours of all earlier attempts, whole, and the time in epochs of this one. Of an epoch that was trained again the last
+    time counts. Attempts that noted the time of some of their epochs only are left out, as it is not known of which.
 
     Raises:
         NotForThisStudy: the study has no attempts.
     """
-    attempts = _attempts(study)
-    attempts = attempts[attempts["first_epoch"].notna()]
-    lengths = attempts["epoch_s"].map(len).to_numpy(dtype=int) if len(attempts) else np.zeros(0, dtype=int)
-    each = attempts.loc[attempts.index.repeat(lengths), ["trial_id", "attempt", "first_epoch", "share"]]
-    within = np.concatenate([np.arange(n) for n in lengths]) if len(lengths) else np.zeros(0)
-    seconds = np.concatenate([np.asarray(s, dtype=float) for s in attempts["epoch_s"]]) if len(lengths) else np.zeros(0)
-    each = each.assign(epoch=each["first_epoch"].to_numpy(dtype=int) + within.astype(int),
-                       hours=seconds * each["share"].to_numpy(dtype=float) / 3600).sort_values(["trial_id", "attempt", "epoch"])
-    each["hours"] = each.groupby("trial_id")["hours"].cumsum()
-    return each.drop_duplicates(["trial_id", "epoch"], keep="last")[["trial_id", "epoch", "hours"]].reset_index(drop=True)
+    attempts = spans(study).sort_values(["trial_id", "attempt"], kind="stable")
+    attempts["before"] = attempts.groupby("trial_id")["hours"].cumsum() - attempts["hours"]
+    lengths = np.array([0 if seconds is None else len(seconds) for seconds in attempts["epoch_s"]], dtype=int)
+    noted = attempts["last_epoch"].astype(float) - attempts["first_epoch"].astype(float) + 1
+    whole = (lengths > 0) & (lengths == noted.to_numpy(dtype=float, na_value=np.nan))
+    attempts, lengths = attempts[whole], lengths[whole]
+    if attempts.empty:
+        return pd.DataFrame({"trial_id": pd.Series(dtype=object), "epoch": pd.Series(dtype=int), "hours": pd.Series(dtype=float)})
+    seconds, firsts = np.concatenate([np.asarray(s, dtype=float) for s in attempts["epoch_s"]]), np.cumsum(lengths) - lengths
+    total = np.cumsum(seconds)
+    within = total - np.repeat(total[firsts] - seconds[firsts], lengths)  # of the attempt up to the end of the epoch
+    out = pd.DataFrame({
+        "trial_id": np.repeat(attempts["trial_id"].to_numpy(), lengths),
+        "epoch": np.repeat(attempts["first_epoch"].to_numpy(dtype=int), lengths) + np.arange(len(seconds)) - np.repeat(firsts, lengths),
+        "hours": np.repeat(attempts["before"].to_numpy(), lengths) + within * np.repeat(attempts["ranks"].to_numpy(), lengths) / 3600})
+    return out.drop_duplicates(["trial_id", "epoch"], keep="last").sort_values(["trial_id", "epoch"], ignore_index=True)
 
 
-def _attempts(study: Study) -> pd.DataFrame:
-    """The attempts with `share`, the slots that each held, and `hours`."""
-    if study.attempts.empty:
-        raise NotForThisStudy(f"{study.name} has no attempts.parquet, which says what trials cost")
+def spans(study: Study) -> pd.DataFrame:
+    """The attempts, with `ranks` and `train_s` known and `hours`, what each cost.
+
+    Raises:
+        NotForThisStudy: the study has no attempts.
+    """
     attempts = study.attempts
+    if attempts.empty:
+        raise NotForThisStudy(f"{study.name} has no attempts.parquet, which says what trials cost")
     fused = attempts["fused"].astype(float).fillna(1) if "fused" in attempts else 1.0
-    share = attempts["ranks"].astype(float).fillna(1) / fused
-    return attempts.assign(share=share, train_s=attempts["train_s"].astype(float).fillna(0),
-                           hours=attempts["train_s"].astype(float).fillna(0) * share / 3600)
+    ranks, train_s = attempts["ranks"].astype(float).fillna(1), attempts["train_s"].astype(float).fillna(0)
+    wall_s = (attempts["ended"] - attempts["started"]).dt.total_seconds() / fused
+    # a clock that was set back, or a program whose other trials left it early: never less than what was counted epoch by epoch
+    held_s = wall_s.fillna(0).clip(lower=train_s)
+    return attempts.assign(ranks=ranks, train_s=train_s, hours=held_s * ranks / 3600)

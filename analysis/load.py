@@ -29,6 +29,8 @@ TRIAL_COLUMNS = ("study", "trial_id", "variant", "seed", "status", "epoch")
 EPOCH_COLUMNS = ("trial_id", "epoch")
 ATTEMPT_COLUMNS = ("trial_id", "attempt", "cause", "started", "ended", "train_s", "ranks", "first_epoch", "last_epoch", "epoch_s")
 PREDICTION_COLUMNS = ("trial_id", "image", "label", "predicted")
+SPLIT = "param_split_seed"
+"""The column that says which split of its data set a trial had."""
 STATUSES = ("done", "pruned", "infeasible", "failed", "lost", "unfinished")
 REBUILD = "`python -m harness.launch GRID`, with the grid of this study, writes it again from the trial folders; nothing trained is lost"
 
@@ -70,6 +72,16 @@ class Study:
     """What guessing gets in an accuracy, where that is one number for the whole study."""
     search: "Search | None" = None
     """All that was tried, of a study with [tune]."""
+    pairs: tuple[str, ...] = ("seed",)
+    """The columns that two trials have in common when they are a pair; with `SPLIT` last where variants were trained on several splits."""
+    chosen_by: tuple[str, str] | None = None
+    """Metric and mode that chose each trial's epoch, where they are not those of the study as it is read here."""
+    asked: bool = False
+    """Whether the metric was asked for, so that it is what variants are compared by."""
+    caution: str = ""
+    """What must stand above comparisons of a study that is made of others."""
+    ours: bool = True
+    """Whether it is a study of this harness and no table of another tool, which `harness.launch` cannot go on with."""
 
     @property
     def all_trials(self) -> "pd.DataFrame":
@@ -92,13 +104,12 @@ class Study:
         """
         done = self.trials[self.trials["status"] == "done"]
         if done.empty:
-            none, then = f"none of its {self.counts()}", "`python -m harness.launch GRID` goes on with it"
-            if self.search is not None:
-                hopeless = not self.search.trials["status"].isin(["unfinished", "pruned"]).any()
-                none = f"no config {'has a value' if hopeless else 'is fully trained yet'} ({self.counts()})"
-                then = f"`python -m harness.why {self.name}` says why" if hopeless else then
-            raise AnalysisError(f"{self.name}: {none}. Nothing can be drawn yet; {then}")
-        twice = done[done.duplicated(["variant", "seed"])]
+            waiting = self.all_trials["status"].isin(["unfinished", "pruned"]).any()
+            none = f"no trial is finished ({self.counts()})" if self.search is None else (
+                f"no config {'is fully trained yet' if waiting else 'has a value'} ({self.counts()})")
+            then = "`python -m harness.launch GRID` goes on with it" if waiting else f"`python -m harness.why {self.name}` says why"
+            raise AnalysisError(f"{self.name}: {none}" + (f". Nothing can be drawn yet; {then}" if self.ours else ""))
+        twice = done[done.duplicated(["variant", *self.pairs])]
         if not twice.empty:
             row = twice.iloc[0]
             raise AnalysisError(f"{self.name}: variant \"{row['variant']}\" has several finished trials of seed {row['seed']}; trials with "
@@ -115,14 +126,14 @@ class Study:
 
     def selection(self) -> str:
         """The rule that chose each trial's epoch, in words."""
-        extreme = "lowest" if self.mode == "min" else "highest"
+        metric, mode = self.chosen_by or (self.metric, self.mode)
         return "a trial's values are those of " + (
-            "its last epoch" if self.select == "last" else f"its epoch with the {extreme} {self.metric}")
+            "its last epoch" if self.select == "last" else f"its epoch with the {'lowest' if mode == 'min' else 'highest'} {metric}")
 
     def headline(self) -> tuple[str, str]:
         """The column that variants are compared by and its direction: `test_acc` where the test split was opened, else the metric. A
         confirmed config counts as tested when all of its finished trials are, so that the mean is one over all of its seeds."""
-        if "test_acc" in self.trials:
+        if "test_acc" in self.trials and not self.asked:
             tested = self.trials.loc[self.trials["status"] == "done", "test_acc"].notna()
             if tested.any() and (self.search is None or tested.all()):
                 return "test_acc", "max"
@@ -131,7 +142,7 @@ class Study:
     def warning(self) -> str:
         """What must stand above anything that compares configs which nothing has confirmed; "" where there is nothing to warn of."""
         if self.search is None or self.search.confirmed:
-            return ""
+            return self.caution
         most = int(self.search.configs.groupby("variant").size().max())
         biased = "downwards" if self.mode == "min" else "upwards"
         return (f"Not confirmed: each variant is the best of {'up to ' if most > 1 else ''}{plural(most, 'config')} by {self.metric}, "
@@ -179,7 +190,7 @@ def find_study(word: str | None, runs: Path) -> Path:
         for folder in (runs / word, Path(word)):
             if folder.is_dir():
                 return folder
-        if Path(word).is_file() and Path(word).parent.is_dir() and word.endswith((".parquet", ".toml")):
+        if Path(word).is_file() and word.endswith((".parquet", ".toml")):
             raise AnalysisError(f"{word} is a file; give the study's name or its folder, e.g. {Path(word).parent}")
     found = sorted(p.name for p in runs.iterdir() if (p / "grid.toml").exists() or (p / TRIALS).exists()) if runs.is_dir() else []
     if not found:
@@ -195,8 +206,17 @@ def find_study(word: str | None, runs: Path) -> Path:
     return max(tables, key=lambda path: path.stat().st_mtime_ns).parent
 
 
-def load(folder: Path) -> Study:
+def metric_mode(metric: str) -> str:
+    """"min" for losses and errors, by their names, "max" otherwise."""
+    return "min" if metric.lower().endswith(("loss", "error", "err", "rmse", "mse", "mae", "perplexity")) else "max"
+
+
+def load(folder: Path, *, metric: str | None = None, mode: str | None = None) -> Study:
     """Reads and checks a study's tables. A missing epochs or attempts table gives an empty one.
+
+    Args:
+        metric: another column to compare by than the study's own metric; each trial's values stay those of the epoch that was selected.
+        mode: "max" or "min"; by default the study's own, and for another metric what its name says.
 
     Raises:
         AnalysisError: no trials table, a file that is cut short or not ours, an unknown schema version, or a column that is missing.
@@ -206,12 +226,36 @@ def load(folder: Path) -> Study:
     if not (folder / TRIALS).exists():
         raise AnalysisError(f"{folder} has no {TRIALS} yet; `python -m harness.launch GRID` writes it as trials end")
     trials, about = _read(folder / TRIALS)
-    metric = str(about.get("metric", "val_acc"))
-    _check_columns(folder / TRIALS, trials, (*TRIAL_COLUMNS, metric, *(NEEDED if "phase" in trials else ())))
+    own = str(about.get("metric", "val_acc"))
+    _check_columns(folder / TRIALS, trials, (*TRIAL_COLUMNS, own, *(NEEDED if "phase" in trials else ())))
     if trials.empty:
         raise AnalysisError(f"{folder / TRIALS} holds no trial yet; `python -m harness.launch GRID` goes on with the study")
-    return study_of(folder, trials, about, epochs=_optional(folder / EPOCHS, (*EPOCH_COLUMNS, metric), needed=len(EPOCH_COLUMNS)),
+    if metric or mode:
+        about = _another_metric(folder, trials, about, metric or own, mode)
+    return study_of(folder, trials, about, epochs=_optional(folder / EPOCHS, (*EPOCH_COLUMNS, metric or own), needed=len(EPOCH_COLUMNS)),
                     attempts=_optional(folder / ATTEMPTS, ATTEMPT_COLUMNS))
+
+
+def metric_columns(trials: "pd.DataFrame") -> list[str]:
+    """The columns of numbers that may be a metric: all but parameters and counters."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    counters = ("seed", "wave", "config", "budget", "epoch", "epochs", "test_opening")
+    return [name for name in map(str, trials.columns) if not name.startswith("param_") and name not in counters
+            and is_numeric_dtype(trials[name]) and not is_bool_dtype(trials[name])]
+
+
+def _another_metric(folder: Path, trials: "pd.DataFrame", about: Mapping[str, Any], metric: str, mode: str | None) -> dict[str, Any]:
+    """What the metadata say, with the metric and the mode that were asked for in place of the study's own."""
+    own, own_mode = str(about.get("metric", "val_acc")), str(about.get("mode", "max"))
+    if metric not in (valid := metric_columns(trials)):
+        raise AnalysisError(f"{folder / TRIALS} has no metric `{metric}`{nearest(metric, valid)}")
+    if metric.startswith("test_") and "phase" in trials and (trials["phase"] == "search").any():
+        raise AnalysisError(f"{folder.name}: {metric} cannot be what configs are compared by, the test split chooses nothing; the results "
+                            f"table has it for the winners (others: {', '.join(m for m in valid if not m.startswith('test_'))})")
+    mode = mode or (own_mode if metric == own else metric_mode(metric))
+    accuracy = metric.endswith("acc") and mode == "max"
+    return {**about, "metric": metric, "mode": mode, "chosen_by": (own, own_mode), "chance": about.get("chance") if accuracy else None}
 
 
 def study_of(folder: Path, trials: "pd.DataFrame", about: Mapping[str, Any], *, epochs: "pd.DataFrame",
@@ -223,7 +267,14 @@ def study_of(folder: Path, trials: "pd.DataFrame", about: Mapping[str, Any], *, 
     present = [str(v) for v in trials["variant"].unique()]
     variants = [v for v in map(str, about.get("variants") or []) if v in present]
     variants += [v for v in present if v not in variants]
+    reference, compared = str(about.get("reference") or variants[0]), [str(n) for n in about.get("compared") or []]
+    compared = [name for name in compared if f"param_{name}" in trials.columns]
     search = search_of(trials, metric, mode, _tuned(about.get("tuned")))
+    pairs: tuple[str, ...] = ("seed",)
+    if search is None and (names := _over_splits(trials, compared)):
+        trials = trials.assign(variant=trials["variant"].map(names))
+        variants, reference = list(dict.fromkeys(names[v] for v in variants)), names.get(reference, reference)
+        compared, pairs = [name for name in compared if f"param_{name}" != SPLIT], ("seed", SPLIT)
     if search is not None:
         trials = standing_trials(search)
         epochs = epochs.drop_duplicates(["trial_id", "epoch"], ignore_index=True)  # two variants may have a trial in common
@@ -231,10 +282,26 @@ def study_of(folder: Path, trials: "pd.DataFrame", about: Mapping[str, Any], *, 
     return Study(
         folder=folder, name=str(about.get("study") or folder.name), trials=trials, epochs=epochs, attempts=attempts, metric=metric,
         mode=mode, select=str(about.get("select", "best_val")), seeds=tuple(about.get("seeds") or ()), variants=tuple(variants),
-        reference=str(about.get("reference") or variants[0]),
-        compared=tuple(n for n in map(str, about.get("compared") or []) if f"param_{n}" in trials.columns),
+        reference=reference, compared=tuple(compared), pairs=pairs, chosen_by=about.get("chosen_by"), asked="chosen_by" in about,
         chance=float(chance) if isinstance(chance, (int, float)) and math.isfinite(chance) else None,
-        search=search)
+        search=search, ours=not about.get("foreign"))
+
+
+def _over_splits(trials: "pd.DataFrame", compared: Sequence[str]) -> dict[str, str]:
+    """variant -> its name without the split, where the splits of the data are compared beside something else: the splits are repetitions
+    then, as seeds are, and what is compared is the rest. {} where there is nothing to take together."""
+    others = [f"param_{name}" for name in compared if f"param_{name}" != SPLIT]
+    if not others or len(others) == len(compared):
+        return {}
+    first = trials.drop_duplicates("variant")
+    names: dict[str, str] = {}
+    for _, part in first.groupby(others, sort=False, dropna=False):
+        variant, split = str(part["variant"].iloc[0]), f"{SPLIT.removeprefix('param_')}={part[SPLIT].iloc[0]}"
+        if part[SPLIT].duplicated().any():
+            return {}  # they differ by something else as well
+        plain = " ".join(word for word in variant.split(" ") if word != split)
+        names |= dict.fromkeys(map(str, part["variant"]), plain)
+    return names if len(set(names.values())) == first.groupby(others, dropna=False).ngroups else {}
 
 
 def _optional(path: Path, columns: Sequence[str], *, needed: int | None = None) -> "pd.DataFrame":

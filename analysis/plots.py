@@ -4,6 +4,10 @@
     python -m analysis.plots digits               runs/digits, or any study folder
     python -m analysis.plots digits --out paper   written there instead of runs/digits/figures/
     python -m analysis.plots digits --only curves,comparison --size slide
+    python -m analysis.plots digits --metric val_loss             compared by another column of its tables
+    python -m analysis.plots digits digits_deep --together depth  one comparison over both, in runs/depth/figures/
+    python -m analysis.plots results.csv --metric val_acc --params lr,depth --compare optimizer
+                                                  a table of another tool, drawn in results-figures/ beside it
 
 Writes each figure that the study has data for as PNG, PDF and SVG with the CSV behind it, and the results table, and prints what the
 comparison shows. A new figure is one file in `analysis/figures/` with `NAME`, `TITLE`, `table(study)` and `draw(figure, data, study)`, and
@@ -14,17 +18,20 @@ import argparse
 import difflib
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
-from analysis.load import AnalysisError, NotForThisStudy, Study, find_study, load, nearest
+from analysis import foreign, together
+from analysis.load import TRIALS, AnalysisError, NotForThisStudy, Study, find_study, load, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-FIGURES = ("curves", "comparison", "search", "slices", "rungs")
+FIGURES = ("comparison", "isolation", "noise", "curves", "curves_cost", "parallel", "slices", "interactions", "importance", "association",
+           "search", "progress", "rungs", "pareto", "first_best", "schedules", "confusion", "timeline")
 """The modules of `analysis.figures`, each of the figure of its name, in the order in which they are written; imported when drawn."""
 SIZES = ("paper", "slide")
 """The names in `analysis.style.SIZES`, which would load matplotlib."""
@@ -66,33 +73,79 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m analysis.plots", description="Draw the figures and the results table of finished studies.",
                      allow_abbrev=False)
-    parser.add_argument("studies", nargs="*", metavar="STUDY", help="a study's name under runs/, or its folder (default: the newest study)")
+    parser.add_argument("studies", nargs="*", metavar="STUDY",
+                        help="a study's name under runs/, its folder, or a table of another tool: CSV, Parquet or JSON lines, a row for "
+                             "each run (default: the newest study)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the folder that holds the studies (default: runs)")
     parser.add_argument("--out", type=Path, metavar="DIR",
-                        help="where to write; with several studies a folder for each in there (default: figures/ in the study's folder)")
+                        help="where to write; with several studies a folder for each in there (default: figures/ in the study's folder, "
+                             "NAME-figures/ beside a table)")
     parser.add_argument("--only", metavar="NAME,...", help=f"these figures only, of {', '.join(FIGURES)}")
     parser.add_argument("--size", choices=SIZES, default="paper", help="what the figures are made for (default: paper)")
+    parser.add_argument("--metric", metavar="NAME", help="the column that variants are compared by (default: the study's own)")
+    parser.add_argument("--mode", choices=("max", "min"), help="whether more or less of it is better (default: less of a loss or an error)")
+    parser.add_argument("--together", metavar="NAME", help="one comparison over all the studies, written into NAME/figures/ under --runs")
+    parser.add_argument("--params", type=_names, default=(), metavar="A,B", help="the columns of a table that are parameters")
+    parser.add_argument("--compare", type=_names, default=(), metavar="A,B",
+                        help="those of them that are compared and not tuned: each setting of them is a variant")
     return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the studies named on the command line. Returns 0, or 2 when one of them could not be drawn."""
     arguments = _parser().parse_args(argv)
     words: list[str | None] = [*dict.fromkeys(arguments.studies)] or [None]
-    code = 0
-    for word in words:
-        try:
-            only = _asked(arguments.only)
-            study = load(find_study(word, arguments.runs))
-            out = study.folder / "figures" if arguments.out is None else arguments.out / study.name if len(words) > 1 else arguments.out
-            write(study, out, only=only, size=arguments.size)
-        except AnalysisError as error:
-            print(f"error: {error}", file=sys.stderr)
-            code = 2
-        except OSError as error:
-            print(f"error: {error.filename or word}: {error.strerror or error}; --out DIR writes elsewhere", file=sys.stderr)
-            code = 2
-    return code
+    if arguments.together is not None:
+        return _printing(arguments.together, partial(_draw_together, words, arguments))
+    return max(_printing(word, partial(_draw, word, arguments, several=len(words) > 1)) for word in words)
+
+
+def _printing(word: str | None, draw: Callable[[], object]) -> int:
+    """Draws; prints what was wrong in one sentence. Returns 0, or 2 when something was."""
+    try:
+        draw()
+    except AnalysisError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {error.filename or word}: {error.strerror or error}; --out DIR writes elsewhere", file=sys.stderr)
+    else:
+        return 0
+    return 2
+
+
+def _draw(word: str | None, arguments: argparse.Namespace, *, several: bool) -> None:
+    only = _asked(arguments.only)
+    study = _study(word, arguments)
+    beside = study.folder / (f"{study.name}-figures" if foreign.is_table(word) else "figures")
+    out = beside if arguments.out is None else arguments.out / study.name if several else arguments.out
+    write(study, out, only=only, size=arguments.size)
+
+
+def _draw_together(words: Sequence[str | None], arguments: argparse.Namespace) -> None:
+    only, name = _asked(arguments.only), str(arguments.together)
+    folder = arguments.runs / name
+    if Path(name).name != name or name in ("", "."):
+        raise AnalysisError(f"--together {name}: a plain name is meant; --out DIR says where to write")
+    if arguments.out is None and ((folder / TRIALS).exists() or (folder / "grid.toml").exists()):
+        raise AnalysisError(f"--together {name}: {folder} is a study; another name, or --out DIR, is needed")
+    study = together.join([_study(word, arguments) for word in words], name, folder=folder)
+    write(study, arguments.out or folder / "figures", only=only, size=arguments.size)
+
+
+def _study(word: str | None, arguments: argparse.Namespace) -> Study:
+    """The study or the table of another tool that a word of the command line names."""
+    if word is not None and foreign.is_table(word):
+        return foreign.read(Path(word), foreign.Asked(metric=arguments.metric, mode=arguments.mode, params=arguments.params,
+                                                      compare=arguments.compare))
+    if arguments.params or arguments.compare:
+        given = "--params" if arguments.params else "--compare"
+        raise AnalysisError(f"{given} says what the columns of a table of another tool are, and {word or 'a study'} is no file that ends "
+                            f"in {', '.join(foreign.KINDS)}; a study says it itself")
+    return load(find_study(word, arguments.runs), metric=arguments.metric, mode=arguments.mode)
 
 
 def _asked(names: str | None) -> tuple[str, ...] | None:
@@ -122,7 +175,7 @@ def write(study: Study, out: Path, *, only: Sequence[str] | None = None, size: s
     Raises:
         AnalysisError: the study has no finished trial, or no config of its search has a value; or none that was asked for can be drawn.
     """
-    from analysis import results_table, stats, style, winners
+    from analysis import latex, results_table, sentences, style
 
     if study.search is None or study.search.configs["value"].isna().all():
         study.done()
@@ -132,7 +185,7 @@ def write(study: Study, out: Path, *, only: Sequence[str] | None = None, size: s
         try:
             data = module.table(study)
         except AnalysisError as error:
-            if only is not None or not isinstance(error, NotForThisStudy):
+            if only is not None or study.ours and not isinstance(error, NotForThisStudy):
                 print(f"left out {module.NAME}: {error}", file=sys.stderr)
             continue
         with style.context(size):
@@ -143,20 +196,16 @@ def write(study: Study, out: Path, *, only: Sequence[str] | None = None, size: s
         if not written:
             raise AnalysisError(f"{study.name}: none of these figures could be drawn")
         return written
-    sentences: list[str] = []
+    said = sentences.of_study(study)
     if (study.trials["status"] == "done").any():
-        results, (column, mode) = results_table.table(study), study.headline()
-        text = results_table.markdown(results, study)
-        written += _told([style.write_whole(out / f"{results_table.NAME}.md", text.encode("utf-8")),
-                          style.write_whole(out / f"{results_table.NAME}.csv", style.csv(results))])
-        sentences = stats.verdicts(study.done(), column, mode=mode, variants=study.variants, reference=study.reference,
-                                   ended=stats.endings(study.trials))
+        results = results_table.table(study)
+        files = {"md": results_table.markdown(results, study, said), "tex": latex.latex(results, study)}
+        paths = [style.write_whole(out / f"{results_table.NAME}.{kind}", text.encode("utf-8")) for kind, text in files.items()]
+        written += _told([*paths, style.write_whole(out / f"{results_table.NAME}.csv", style.csv(results))])
     print(f"\n{study.name}: {study.counts()}")
     if study.warning():
         print(f"  {study.warning()}")
-    _tell(sentences, out / f"{results_table.NAME}.md")
-    if study.search is not None:
-        _tell(winners.sentences(study.search, study.metric, mode=study.mode, variants=study.variants), out / f"{results_table.NAME}.md")
+    _tell(said, out / f"{results_table.NAME}.md")
     return written
 
 

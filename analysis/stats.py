@@ -1,7 +1,8 @@
-"""Statistics that hold with few seeds: Student t, paired by seed, with what many comparisons cost. Pure: values in, values out.
+"""Statistics that hold with few seeds: Student t, paired by seed (and split), with what many comparisons cost. Pure: values in, values out.
 
 Why t: at 3 seeds a nominal 95 % percentile bootstrap covers 75 %, mean +- 1.96 standard errors 81 %, Student t 95 %.
 Below `MIN_N` values there is no interval (NaN): with 2 it would be 13 standard errors wide and rest on a single difference.
+The set of the best is in `analysis.best`, seed noise and the test set in `analysis.noise`; docs/statistics.md has the whole policy.
 """
 
 import math
@@ -11,11 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import stdtr, stdtrit
+from scipy.special import ndtri, stdtr, stdtrit
 
 MIN_N = 3
 """Fewest values for which an interval is given."""
 LEVEL = 0.95
+PAIR = ("seed",)
+"""What two trials have in common that are a pair; with the column of the split where a study has several."""
 
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 _KINDS = {"acc": "accuracy", "loss": "loss"}
@@ -61,52 +64,152 @@ def _sd(x: npt.NDArray[np.float64]) -> float:
     return 0.0 if sd <= 1e-12 * max(1.0, float(np.abs(x).max())) else sd
 
 
-def by_variant(trials: pd.DataFrame, column: str, *, variants: Sequence[str]) -> pd.DataFrame:
-    """One row for each variant, in that order: variant, n, mean, sd, half_width, low, high of `column` over its trials."""
-    groups = dict(list(trials.groupby("variant")[column]))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """k of n with the Wilson interval of the share; NaN where n is 0."""
+
+    k: int
+    n: int
+    share: float
+    low: float
+    high: float
+
+
+def share(k: int, n: int, *, level: float = LEVEL) -> Share:
+    """A share with its score interval (Wilson, JASA 22, 1927), which holds near 0 and 1 and for small n, where k/n +- 1.96 standard errors
+    does not (Brown, Cai and DasGupta, Statistical Science 16, 2001). 0 of 10: 0 to 28 %."""
+    if n == 0:
+        return Share(k=0, n=0, share=math.nan, low=math.nan, high=math.nan)
+    z = float(ndtri(0.5 + level / 2))
+    p, add = k / n, z * z / n
+    middle, half = (p + add / 2) / (1 + add), z * math.sqrt(p * (1 - p) / n + add / (4 * n)) / (1 + add)
+    return Share(k=k, n=n, share=p, low=max(0.0, middle - half) if k else 0.0, high=min(1.0, middle + half) if k < n else 1.0)
+
+
+def units(index: pd.Index, by: Sequence[str]) -> tuple[str, npt.NDArray[np.int64]]:
+    """What counts as one independent repetition among trials (or pairs of trials) with such an index, and its number for each.
+
+    Several splits: all seeds of one split share its images, so their mean is one value, and n counts splits. With fewer than `MIN_N` splits
+    n counts seeds, each a mean over the splits, and what is said holds for these splits.
+    """
+    split = index.get_level_values(by[-1])
+    if len(by) > 1 and split.nunique() >= MIN_N:
+        return "split", np.asarray(pd.factorize(split)[0], dtype=np.int64)
+    return "seed", np.asarray(pd.factorize(index.get_level_values(by[0]))[0], dtype=np.int64)
+
+
+def grouped_means(values: npt.NDArray[np.float64], groups: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """(rows, columns) -> (groups, columns): the mean of the finite values of each group; NaN where a group has none."""
+    member = np.zeros((int(groups.max(initial=-1)) + 1, len(groups)))
+    member[groups, np.arange(len(groups))] = 1.0
+    finite = np.isfinite(values)
+    counts = member @ finite
+    out: npt.NDArray[np.float64] = np.divide(member @ np.where(finite, values, 0.0), counts, out=np.full(counts.shape, np.nan),
+                                             where=counts > 0)
+    return out
+
+
+def wide(trials: pd.DataFrame, column: str, by: Sequence[str] = PAIR) -> pd.DataFrame:
+    """One row for each pairing key, one column for each variant, of finite values of `column`."""
+    table = trials.pivot(index=list(by), columns="variant", values=column).astype(float)
+    return table.where(np.isfinite(table))
+
+
+def by_variant(trials: pd.DataFrame, column: str, *, variants: Sequence[str], by: Sequence[str] = PAIR) -> pd.DataFrame:
+    """One row for each variant, in that order: variant, n, mean, sd, half_width, low, high of `column` over its trials, and unit, what n
+    counts: with several splits that is what `units` names."""
+    groups = dict(list(trials.groupby("variant")))
     rows = []
     for variant in variants:
-        s = summarise(_floats(groups[variant]) if variant in groups else [])
-        rows.append((variant, s.n, s.mean, s.sd, s.half, s.mean - s.half, s.mean + s.half))
-    return pd.DataFrame(rows, columns=["variant", "n", "mean", "sd", "half_width", "low", "high"])
+        values = _floats(groups[variant][column]) if variant in groups else np.zeros(0)
+        unit = "seed"
+        if len(by) > 1 and len(values):
+            unit, numbers = units(pd.MultiIndex.from_frame(groups[variant][list(by)]), by)
+            values = grouped_means(values[:, None], numbers)[:, 0]
+        s = summarise(values)
+        rows.append((variant, s.n, s.mean, s.sd, s.half, s.mean - s.half, s.mean + s.half, unit))
+    return pd.DataFrame(rows, columns=["variant", "n", "mean", "sd", "half_width", "low", "high", "unit"])
 
 
-def paired(trials: pd.DataFrame, column: str, *, variants: Sequence[str], reference: str) -> pd.DataFrame:
-    """Differences (variant minus reference) of `column`, paired by seed, for every variant but the reference.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Gap:
+    """A difference of two means with its standard error, and on how many values of each side it rests."""
 
-    Only seeds that both have count: the same seed means the same initialisation stream, order of the data and augmentation.
+    mean: float = math.nan
+    sd: float = math.nan
+    """Of the paired differences."""
+    se: float = math.nan
+    df: float = math.nan
+    n: int = 0
+    n_reference: int = 0
+    pairs: int = 0
+    unit: str = "seed"
+
+    def half(self, level: float = LEVEL) -> float:
+        return float(stdtrit(self.df, 0.5 + level / 2)) * self.se if self.df > 0 else math.nan
+
+    def p(self) -> float:
+        """Two-sided p of the t test against 0; NaN without an interval, and where all differences are equal and not zero."""
+        if not self.df > 0:
+            return math.nan
+        if self.se == 0:
+            return 1.0 if self.mean == 0 else math.nan
+        return float(2 * stdtr(self.df, -abs(self.mean) / self.se))
+
+
+def _paired_gap(values: pd.DataFrame, variant: str, reference: str, by: Sequence[str]) -> _Gap:
+    """The mean of the paired differences, or where not one key is shared that of the means (Welch, Biometrika 34, 1947)."""
+    if variant not in values or reference not in values:
+        return _Gap()
+    unit, numbers = units(values.index, by)
+    gaps = _floats(values[variant] - values[reference])
+    pairs = int(np.isfinite(gaps).sum())
+    if not pairs:
+        return _unpaired_gap(*(grouped_means(_floats(values[v])[:, None], numbers)[:, 0] for v in (variant, reference)))
+    s = summarise(grouped_means(gaps[:, None], numbers)[:, 0])
+    df = s.n - 1 if s.n >= MIN_N else math.nan
+    return _Gap(mean=s.mean, sd=s.sd, se=s.sd / math.sqrt(s.n), df=df, n=s.n, n_reference=s.n, pairs=pairs, unit=unit)
+
+
+def _unpaired_gap(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> _Gap:
+    first, second = summarise(a), summarise(b)
+    if min(first.n, second.n) < MIN_N:
+        return _Gap()
+    parts = first.sd**2 / first.n, second.sd**2 / second.n
+    df = sum(parts)**2 / (parts[0]**2 / (first.n - 1) + parts[1]**2 / (second.n - 1)) if sum(parts) else float(first.n + second.n - 2)
+    return _Gap(mean=first.mean - second.mean, se=math.sqrt(sum(parts)), df=df, n=first.n, n_reference=second.n)
+
+
+def paired(trials: pd.DataFrame, column: str, *, variants: Sequence[str], reference: str, by: Sequence[str] = PAIR) -> pd.DataFrame:
+    """Differences (variant minus reference) of `column`, paired by seed (and split), for every variant but the reference.
+
+    Only keys that both have count: the same seed means the same initialisation stream, order of the data and augmentation. Two variants
+    without a single key in common are compared unpaired, by Welch's interval.
 
     Returns:
-        variant, reference, n, comparisons, difference, sd, half_width (t, 95 %), low, high, simultaneous_half_width (Bonferroni t:
-        together they hold with 95 % over all comparisons that have an interval), simultaneous_low, simultaneous_high, p
-        (two-sided t test), p_holm (Holm 1979). NaN where n < 3, and p also where the differences are all equal and not zero.
+        variant, reference, n, comparisons, difference, sd (of the paired differences), half_width (t, 95 %), low, high,
+        simultaneous_half_width (Bonferroni t: together they hold with 95 % over all comparisons that have an interval), simultaneous_low,
+        simultaneous_high, p (two-sided t test), p_holm (Holm 1979), se (standard error of the difference), n_reference (another than n
+        only where unpaired), pairs (of trials; 0 where unpaired), unit (what n counts: "seed" or "split"). NaN where n < 3, and p also
+        where the differences are all equal and not zero.
     """
-    wide = trials.pivot(index="seed", columns="variant", values=column).astype(float)
+    values = wide(trials, column, by)
     arms = [v for v in variants if v != reference]
-    base = wide[reference] if reference in wide else pd.Series(np.nan, index=wide.index)
-    sums = [summarise(_floats(wide[v] - base) if v in wide else []) for v in arms]
-    family = sum(s.n >= MIN_N for s in sums)
-    p = np.array([_p_value(s) for s in sums])
+    gaps = [_paired_gap(values, variant, reference, by) for variant in arms]
+    family = sum(gap.df > 0 for gap in gaps)
+    p = np.array([gap.p() for gap in gaps])
     rows = []
-    for variant, s, p_raw, p_holm in zip(arms, sums, p, holm(p), strict=True):
-        wider = float(t_quantile(s.n, level=1 - (1 - LEVEL) / max(family, 1))) * s.sd / math.sqrt(s.n) if s.n else math.nan
-        rows.append((variant, reference, s.n, family, s.mean, s.sd, s.half, s.mean - s.half, s.mean + s.half,
-                     wider, s.mean - wider, s.mean + wider, p_raw, p_holm))
+    for variant, gap, p_raw, p_holm in zip(arms, gaps, p, holm(p), strict=True):
+        half, wider = gap.half(), gap.half(1 - (1 - LEVEL) / max(family, 1))
+        rows.append((variant, reference, gap.n, family, gap.mean, gap.sd, half, gap.mean - half, gap.mean + half,
+                     wider, gap.mean - wider, gap.mean + wider, p_raw, p_holm, gap.se, gap.n_reference, gap.pairs, gap.unit))
     return pd.DataFrame(rows, columns=["variant", "reference", "n", "comparisons", "difference", "sd", "half_width", "low", "high",
-                                       "simultaneous_half_width", "simultaneous_low", "simultaneous_high", "p", "p_holm"])
+                                       "simultaneous_half_width", "simultaneous_low", "simultaneous_high", "p", "p_holm", "se",
+                                       "n_reference", "pairs", "unit"])
 
 
 def _floats(values: "pd.Series[float]") -> npt.NDArray[np.float64]:
     return np.asarray(values.to_numpy(dtype=float, na_value=np.nan), dtype=np.float64)
-
-
-def _p_value(s: Summary) -> float:
-    """Two-sided p of the one-sample t test against 0."""
-    if s.n < MIN_N:
-        return math.nan
-    if s.sd == 0:
-        return 1.0 if s.mean == 0 else math.nan
-    return float(2 * stdtr(s.n - 1, -abs(s.mean) / (s.sd / math.sqrt(s.n))))
 
 
 def holm(p: Sequence[float] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -217,29 +320,40 @@ def _comparison(row: "pd.Series[float]", metric: str, *, mode: str, diverged: bo
     apart = f"{variant} is level with {reference} in {words(metric)}" if level else (
         f"{variant} is {'ahead of' if gain > 0 else 'behind'} {reference} by {amount}")
     apart += " among the seeds that did not diverge" if diverged else ""
+    pairs = sample(row)
     if n < MIN_N:
-        return f"{apart} (n = {n} paired {'seed' if n == 1 else 'seeds'}, too few for an interval)"
-    if float(row["sd"]) == 0:
-        return f"{apart} in each of {n} paired seeds alike, so there is no spread to take an interval from"
+        return f"{apart} (n = {pairs}, too few for an interval)"
+    if float(row["se"]) == 0:
+        return f"{apart} in each of {pairs} alike, so there is no spread to take an interval from"
 
     def interval(prefix: str, flip: float) -> str:
         low, high = sorted((flip * float(row[f"{prefix}low"]), flip * float(row[f"{prefix}high"])))
         return f"{show(low, metric)} to {show(high, metric)}"
 
     flip = sign * (1.0 if gain >= 0 else -1.0)
-    pointwise, seeds = f"95 % CI {interval('', flip)}", f"{n} paired seeds"
+    pointwise = f"95 % CI {interval('', flip)}"
     if float(row["low"]) <= 0 <= float(row["high"]):
-        return f"no difference shown: {apart} ({pointwise}; {seeds})"
+        return f"no difference shown: {apart} ({pointwise}; {pairs})"
     if float(row["simultaneous_low"]) <= 0 <= float(row["simultaneous_high"]):
-        return f"{apart} ({pointwise}; {seeds}), but not once {family} comparisons are allowed for ({interval('simultaneous_', flip)})"
+        return f"{apart} ({pointwise}; {pairs}), but not once {family} comparisons are allowed for ({interval('simultaneous_', flip)})"
     if not diverged:
         apart = f"{variant} {'beats' if gain > 0 else 'is worse than'} {reference} by {amount}"
     together = f", {interval('simultaneous_', flip)} over {family} comparisons together" if family > 1 else ""
-    return f"{apart} ({pointwise}{together}; {seeds})"
+    return f"{apart} ({pointwise}{together}; {pairs})"
+
+
+def sample(row: "pd.Series[float]") -> str:
+    """What a row of `paired` rests on: "5 paired seeds", "3 splits with 9 pairs", "5 and 4 seeds, not paired"."""
+    n, others, pairs, unit = int(row["n"]), int(row["n_reference"]), int(row["pairs"]), f"{row['unit']}"
+    if not pairs:
+        return f"{n} and {others} seeds, not paired"
+    if unit == "seed" and pairs == n:
+        return f"{n} paired {'seed' if n == 1 else 'seeds'}"
+    return f"{n} {unit}{'' if n == 1 else 's'} with {pairs} pairs"
 
 
 def verdicts(trials: pd.DataFrame, column: str, *, mode: str, variants: Sequence[str], reference: str,
-             ended: Mapping[str, Mapping[str, int]]) -> list[str]:
+             ended: Mapping[str, Mapping[str, int]], by: Sequence[str] = PAIR) -> list[str]:
     """One sentence for each variant against the reference; the largest gain first. With one variant its mean and interval.
 
     Args:
@@ -247,12 +361,13 @@ def verdicts(trials: pd.DataFrame, column: str, *, mode: str, variants: Sequence
         ended: how all trials of each variant ended, from `endings`: what is left out is said.
     """
     if len(variants) == 1:
-        s = summarise(_floats(trials[column]))
+        row = by_variant(trials, column, variants=variants, by=by).iloc[0]
+        s = Summary(n=int(row["n"]), mean=float(row["mean"]), sd=float(row["sd"]), half=float(row["half_width"]))
         unit = " %" if is_share(column) else ""
-        spread = (f"95 % CI {show(s.mean - s.half, column)} to {show(s.mean + s.half, column)}; {s.n} seeds" if s.n >= MIN_N
+        spread = (f"95 % CI {show(s.mean - s.half, column)} to {show(s.mean + s.half, column)}; {s.n} {row['unit']}s" if s.n >= MIN_N
                   else f"n = {s.n}, too few for an interval")
         text = f"{variants[0]}: {words(column)} {show(s.mean, column)}{unit} ({spread}); no other variant to compare with"
         return [_with_note(text, _left_out(ended.get(variants[0], {})))]
-    table = paired(trials, column, variants=variants, reference=reference)
+    table = paired(trials, column, variants=variants, reference=reference, by=by)
     ordered = table.sort_values("difference", ascending=mode == "min", kind="stable", na_position="last")
     return [sentence(row, column, mode=mode, ended=ended) for _, row in ordered.iterrows()]

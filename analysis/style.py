@@ -20,6 +20,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -41,6 +42,8 @@ _SIZE: ContextVar[Size] = ContextVar("size", default=SIZES["paper"])
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours for colour-blind readers, in the order in which neighbours differ most; the pink made darker."""
 ACCENT, INK, MUTED, FAINT, WARNING = "#0072B2", "#222222", "#6b6b6b", "#cfcfcf", "#A33B00"
+MANY_LINES = 500
+"""From so many lines on they are pixels also in a PDF and SVG."""
 _RC: dict[str, Any] = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.labelsize": 8.5, "axes.titlesize": 8.5, "xtick.labelsize": 8, "ytick.labelsize": 8,
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.edgecolor": MUTED, "axes.labelcolor": INK,
@@ -77,7 +80,8 @@ def room(at_paper: int) -> int:
 
 def new_figure() -> Figure:
     """An empty figure that lays itself out; what draws on it sets its size."""
-    figure = Figure(figsize=(width_in(), 3.0), layout="constrained")
+    # texts are measured at the resolution at which they are drawn: hinting makes them narrower at a lower one, and their ends would be cut
+    figure = Figure(figsize=(width_in(), 3.0), layout="constrained", dpi=_SIZE.get().png_dpi)
     FigureCanvasAgg(figure)
     return figure
 
@@ -86,6 +90,11 @@ def colours(variants: Sequence[str]) -> dict[str, str]:
     """One colour for each variant, or one for all where there are more variants than colours that stay apart."""
     many = len(variants) > len(COLOURS)
     return {v: ACCENT if many else COLOURS[i] for i, v in enumerate(variants)}
+
+
+def rank_colours(places: Sequence[float]) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
+    """RGBA for places from 0 (the worst, pale) to 1 (the best, dark): cividis from its bright end, without its palest tenth."""
+    return np.asarray(mpl.colormaps["cividis"](0.9 - 0.9 * np.asarray(places, dtype=float)))
 
 
 def wrap(text: str, width: int, *, lines: int = 4) -> str:
@@ -223,17 +232,37 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
 
     `ends` holds (x, y, text, colour), the text wrapped already. To be called when limits and sizes are final.
     """
-    figure = axes.get_figure(root=True)
+    label_all_ends([(axes, ends)])
+
+
+def label_all_ends(panels: Sequence[tuple[Axes, Sequence[tuple[float, float, str, str]]]]) -> None:
+    """`label_ends` for the panels of one figure, which is laid out once for all of them."""
+    drawn = [[axes.text(1.06, 0.5, text, transform=axes.transAxes, color=colour, va="center", ha="left", linespacing=1.05)
+              for _, _, text, colour in ends] for axes, ends in panels]
+    figure = panels[0][0].get_figure(root=True)
     assert figure is not None
-    drawn = [axes.text(1.06, 0.5, t, transform=axes.transAxes, color=c, va="center", ha="left", linespacing=1.05) for _, _, t, c in ends]
     figure.draw_without_rendering()  # the layout gives the axes their height, and the texts theirs
-    axes_px = axes.get_window_extent().height
-    heights = [(t.get_window_extent().height + 3) / axes_px for t in drawn]
-    wanted = [float(axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[1]) for x, y, _, _ in ends]
-    for text, at, (x, y, _, colour) in zip(drawn, spread(wanted, heights), ends, strict=True):
-        text.set_y(at)
-        axes.annotate("", xy=(x, y), xycoords="data", xytext=(1.045, at), textcoords="axes fraction", annotation_clip=False,
-                      arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.7, "ls": ":", "shrinkA": 0, "shrinkB": 3})
+    for (axes, ends), texts in zip(panels, drawn, strict=True):
+        axes_px = axes.get_window_extent().height
+        heights = [(t.get_window_extent().height + 3) / axes_px for t in texts]
+        wanted = [float(axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[1]) for x, y, _, _ in ends]
+        for text, at, (x, y, _, colour) in zip(texts, spread(wanted, heights), ends, strict=True):
+            text.set_y(at)
+            axes.annotate("", xy=(x, y), xycoords="data", xytext=(1.045, at), textcoords="axes fraction", annotation_clip=False,
+                          arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.7, "ls": ":", "shrinkA": 0, "shrinkB": 3})
+
+
+def lines(axes: Axes, rows: pd.DataFrame, x: str, *, by: str, color: str, width: float, zorder: float, alpha: float = 1.0) -> None:
+    """Draws `value` over a column of x, a line for each value of the column `by`, as one artist; single points are dots. The rows of each
+    line are consecutive and in order. Many lines are pixels also in a PDF and SVG, and do not move the axes' limits."""
+    if rows.empty:
+        return
+    points = np.column_stack([rows[x].to_numpy(dtype=float), rows["value"].to_numpy(dtype=float)])
+    parts = np.split(points, np.flatnonzero(np.diff(pd.factorize(rows[by])[0])) + 1)
+    axes.add_collection(LineCollection(parts, colors=color, linewidths=width, alpha=alpha, zorder=zorder, capstyle="round",
+                                       rasterized=len(parts) >= MANY_LINES), autolim=False)
+    if dots := [part[0] for part in parts if len(part) == 1]:
+        axes.plot(*np.transpose(dots), ls="", marker="o", ms=2, mew=0, color=color, alpha=alpha, zorder=zorder)
 
 
 def write_whole(path: Path, data: bytes) -> Path:

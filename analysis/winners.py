@@ -129,9 +129,68 @@ def standing_trials(search: Search) -> pd.DataFrame:
     return search.trials[phase & pd.Series(mine, index=search.trials.index)].reset_index(drop=True)
 
 
+def curse(search: Search, metric: str, *, mode: str, variants: Sequence[str]) -> pd.DataFrame:
+    """The winner's curse of each variant: what the search said of its best config beside what fresh seeds and the test split said.
+
+    The best of many configs was chosen by its luck too. Nothing was chosen by the fresh seeds before they were trained, so what they say
+    of the search's best is not biased, and the difference is what the search overstated that config by. What they say of the winner is a
+    little too good again, since it won on them; `left_out` is that without the luck.
+
+    Returns:
+        variant, search_best (number of the config that was the search's best), search_best_value (what the search said of it),
+        search_best_confirmed (its mean on fresh seeds), overstated (how much better the search said, in the metric's unit), overstated_low,
+        overstated_high (t, 95 %, of the fresh seeds: what the search said is a fixed number), winner (number of the config that stands for
+        the variant), confirmed, left_out, infeasible, judged (configs that ran into nonsense, of those that were tried to an end). NaN or
+        empty for what is not known.
+    """
+    sign = -1.0 if mode == "min" else 1.0
+    rows = []
+    for variant in variants:
+        of = search.configs[search.configs["variant"] == variant]
+        best, chosen = _best(of, mode), search.chosen(variant) if search.confirmed else None
+        value, again, half = (math.nan,) * 3 if best is None else (float(best[c]) for c in ("value", "confirmed", "confirmed_half_width"))
+        bias = sign * (value - again)
+        bad = of["status"].eq("infeasible")
+        rows.append((variant, None if best is None else best["config"], value, again, bias, bias - half, bias + half,
+                     None if chosen is None else chosen["config"], math.nan if chosen is None else float(chosen["confirmed"]),
+                     left_out(search, variant, metric, mode) if search.confirmed else math.nan,
+                     int(bad.sum()), int((bad | of["status"].isin(_WITH_VALUE)).sum())))
+    return pd.DataFrame(rows, columns=["variant", "search_best", "search_best_value", "search_best_confirmed", "overstated",
+                                       "overstated_low", "overstated_high", "winner", "confirmed", "left_out", "infeasible",
+                                       "judged"]).astype({"search_best": "Int64", "winner": "Int64"})
+
+
 def sentences(search: Search, metric: str, *, mode: str, variants: Sequence[str]) -> list[str]:
-    """What the search and the confirmation said of each variant, a sentence for each."""
-    return [_sentence(variant, search, metric, mode) for variant in variants]
+    """What the search and the confirmation said of each variant, a sentence for each; then what the search overstated, all in all."""
+    found = curse(search, metric, mode=mode, variants=variants)
+    out = [_sentence(variant, search, metric, mode) + _infeasible(int(bad), int(of))
+           for variant, bad, of in zip(found["variant"], found["infeasible"], found["judged"], strict=True)]
+    known = found.dropna(subset=["overstated"])
+    if len(known) == 1:
+        bias, low, high = (float(known[c].iloc[0]) for c in ("overstated", "overstated_low", "overstated_high"))
+        out.append(f"what the search said of its best config of {known['variant'].iloc[0]} is {_better(bias, low, high, metric)}")
+    elif len(known):
+        s = stats.summarise(known["overstated"].to_numpy())
+        out.append(f"what the search said of its best config is, on average over {s.n} variants, "
+                   f"{_better(s.mean, s.mean - s.half, s.mean + s.half, metric)}")
+    return out
+
+
+def _better(bias: float, low: float, high: float, metric: str) -> str:
+    """"1.2 points better than what fresh seeds say of it (95 % CI 0.3 to 2.1)", or "worse" with the interval turned."""
+    low, high = (low, high) if bias >= 0 else (-high, -low)
+    interval = f" (95 % CI {stats.show(low, metric)} to {stats.show(high, metric)})" if math.isfinite(low) else ""
+    amount = f"{stats.show(abs(bias), metric)} {'points' if stats.is_share(metric) else f'of {stats.words(metric)}'}"
+    return f"{amount} {'better' if bias >= 0 else 'worse'} than what fresh seeds say of it{interval}"
+
+
+def _infeasible(bad: int, of: int) -> str:
+    """The share of configs that ran into nonsense, with its interval; "" where none did."""
+    if not bad:
+        return ""
+    s = stats.share(bad, of)
+    return (f"; {bad} of {of} configs infeasible ({stats.show(s.share, 'acc')} %, 95 % CI {stats.show(s.low, 'acc')} to "
+            f"{stats.show(s.high, 'acc')})")
 
 
 def _sentence(variant: str, search: Search, metric: str, mode: str) -> str:

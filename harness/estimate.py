@@ -62,14 +62,13 @@ def _shape(config: dict[str, Any]) -> Shape:
 
 
 def _epochs_of(study: Path, *, device: str, ranks: int) -> list[tuple[Shape, list[float]]]:
-    """(shape, seconds of each epoch) of every such attempt of a study, its part of them where trials were trained as one program; nothing
-    where its tables cannot be read."""
+    """(shape, seconds of each epoch) of every such attempt of a study; nothing where its tables cannot be read. An epoch of trials that were
+    trained as one program is noted as each one's part of it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        there = set(pq.read_schema(study / "attempts.parquet").names)
-        columns = ["trial_id", "epoch_s", "device", "ranks", *({"fused"} & there)]  # tables of before there was fusing have none
+        columns = ["trial_id", "epoch_s", "device", "ranks"]
         attempts = pq.read_table(study / "attempts.parquet", columns=columns).to_pylist()
         parameters = [name for name in pq.read_schema(study / "trials.parquet").names if name.startswith("param_")]
         if {f"param_{name}" for name in PARAMETERS} <= set(parameters):
@@ -79,7 +78,7 @@ def _epochs_of(study: Path, *, device: str, ranks: int) -> list[tuple[Shape, lis
         return []
     shapes = {t["trial_id"]: frozenset((name.removeprefix("param_"), t[name]) for name in parameters if t[name] is not None)
               for t in trials}
-    return [(shapes[a["trial_id"]], [seconds / (a.get("fused") or 1) for seconds in a["epoch_s"]]) for a in attempts
+    return [(shapes[a["trial_id"]], a["epoch_s"]) for a in attempts
             if a["trial_id"] in shapes and a["epoch_s"] and (a["device"], a["ranks"]) == (device, ranks)]
 
 

@@ -120,6 +120,7 @@ def launch(grid: Any, root: Path, options: argparse.Namespace, profile: Any, *, 
     Raises:
         StudyError, MissingData: nothing was submitted; the text says what to do.
     """
+    from harness import report
     from harness.display import LiveDisplay, PlainDisplay
     from harness.store import Store
     from harness.study import Launch, Options
@@ -149,7 +150,10 @@ def launch(grid: Any, root: Path, options: argparse.Namespace, profile: Any, *, 
         raise _disk_error(error, root) from error
     finally:
         display.close()
-    return _close(run, now, command_line)
+    status = _close(run, now, command_line)
+    if now.over:
+        report.write(store.root, _short(store.root))
+    return status
 
 
 def _executor(store: Any, grid: Any, profile: Any) -> Any:

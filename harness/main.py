@@ -10,6 +10,7 @@ VERBS = {
     "status": "where a study stands, what runs where",
     "why": "why trials failed, or jobs wait, and what mends it",
     "logs": "what a trial, a worker or the launcher printed",
+    "report": "write a study's page again, one HTML file",
     "cancel": "take back trials, jobs or the launcher",
     "convert": "make a grid of a W&B sweep, a Hyperopt or a Ray Tune space",
 }

@@ -126,6 +126,11 @@ class Plan:
         return sum(status in statuses for status in self.status.values())
 
     @property
+    def ended(self) -> dict[str, str]:
+        """trial -> status, of those that ended without a result."""
+        return {trial: status for trial, status in self.status.items() if status in ("failed", "lost", "cancelled")}
+
+    @property
     def over(self) -> bool:
         """Nothing runs, nothing waits, nothing is left to submit."""
         return not self.more and self.count("running", "queued", "pending") == 0

@@ -16,9 +16,10 @@
       trials/<trial_id>/          config.json a000.jsonl a000.log checkpoint-*.pt selected.pt result.json
       trials/<trial_id>/rung-00009.json   the result after 9 epochs of a trial that rests there; it may go on
       trials/<trial_id>/test-001.json     its metrics of the test split, where that was opened after the training
+      trials/<trial_id>/predictions.npz   what it said of each test image when the test split was last opened for it (`jobs.predictions`)
       trials/<trial_id>/a000.end.json   how an attempt ended whose worker could not say so itself
       submitit/                   job scripts and what the workers print; never the truth
-      trials.parquet epochs.parquet attempts.parquet
+      trials.parquet epochs.parquet attempts.parquet predictions.parquet
 """
 
 import dataclasses
@@ -94,7 +95,7 @@ class Store:
         return self.root / "weights" / f"{digest}.pt"
 
     def table_file(self, table: str) -> Path:
-        """`trials`, `epochs` or `attempts`."""
+        """`trials`, `epochs`, `attempts` or `predictions`."""
         return self.root / f"{table}.parquet"
 
     # --- making a study ------------------------------------------------------------------------------------------------------

@@ -194,13 +194,14 @@ class Launch:
                 why = budget.used_up if budget.used_up and not living else ""
             if done != compacted and time.monotonic() - compacted_at > max(COMPACT_EVERY_S, 10 * compacting_s):
                 began = time.monotonic()
-                self.compact(written, now, living)
+                written.write(living=frozenset(living), states=now.ended)
                 compacted_at, compacted, compacting_s = time.monotonic(), done, time.monotonic() - began
             self._pause(max(self.executor.pause_s, 10 * look_s))
         for trial in [t.id for t in self.trials if now.over and now.status[t.id] == "pruned"]:
             self.store.tidy(trial)  # nobody goes on from its checkpoint any more
         written = tables.Tables(self.store, self.grid, self.trials)  # nothing but the disk counts in the end
-        self.compact(written, now, self._wait_for_last_words())
+        written.write(living=frozenset(self._wait_for_last_words()), states=now.ended)
+        written.write_predictions()
         if why and not now.over:
             raise StudyError(why)
         return now
@@ -256,12 +257,6 @@ class Launch:
         until, stopping = time.monotonic() + seconds, self.stopping
         while (left := until - time.monotonic()) > 0 and self.stopping == stopping:
             time.sleep(min(left, 0.2))
-
-    @staticmethod
-    def compact(written: tables.Tables, now: Plan, living: dict[str, Batch]) -> None:
-        """Writes the tables as things stand."""
-        ended = {trial: status for trial, status in now.status.items() if status in ("failed", "lost", "cancelled")}
-        written.write(living=frozenset(living), states=ended)
 
     def _wait_for_last_words(self) -> dict[str, Batch]:
         """Lets workers that have published a result say so in their attempt files too; returns those that still live."""
@@ -413,7 +408,7 @@ class Launch:
                 "waves": sorted({wave for trial in names for wave in self._waves_of[trial]}, key=lambda wave: (wave[0] == "t", wave)),
                 "run": job_of(self.grid), "request": request_of(self.grid), "data": str(self.data), "code": self.code,
                 "weights_files": {trial: self._weights_files[trial] for trial in names if trial in self._weights_files},
-                "accumulate": {trial: now.accumulate[trial] for trial in names if trial in now.accumulate},
+                "accumulate": {trial: now.accumulate[trial] for trial in names if trial in now.accumulate}, "queued": time.time(),
                 "alone": [trial for trial in names if trial in now.alone],
                 "origin": {**snapshot.origin_of(self.store, self.code), "code": self.code}}
             if not self.store.write_batch(batch):

@@ -1,8 +1,8 @@
-"""The three Parquet tables, compacted from the small files of the trials; they can be rebuilt at any time.
+"""The Parquet tables, compacted from the small files of the trials; they can be rebuilt at any time.
 
-`trials` and `epochs` hold configuration and metrics only, so they are byte-identical however often things died on the way;
+`trials`, `epochs` and `predictions` hold configuration and metrics only, so they are byte-identical however often things died on the way;
 `attempts` holds what happened: hosts, times, causes, memory. Each has one explicit schema, derived from the grid, and page checksums,
-because without them most flipped bits are read back as wrong numbers.
+because without them most flipped bits are read back as wrong numbers. docs/study-folder.md describes them column by column.
 """
 
 import datetime
@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from harness.plan import PlannedTrial
 from harness.store import Store
 from jobs.config import METRICS, PARAMETERS, TEST_METRICS, Config
 from jobs.datasets import spec
+from jobs.predictions import Predictions, load
 
 SCHEMA_VERSION = 1
 BLOCK = 1000
@@ -31,11 +33,14 @@ _TIME = pa.timestamp("us", tz="UTC")
 
 _ATTEMPTS = pa.schema([
     ("trial_id", pa.string()), ("attempt", pa.int64()), ("cause", pa.string()), ("error", pa.string()),
-    ("started", _TIME), ("ended", _TIME), ("host", pa.string()), ("pid", pa.int64()), ("worker", pa.string()), ("job_id", pa.string()),
+    ("queued", _TIME), ("started", _TIME), ("ended", _TIME),
+    ("host", pa.string()), ("pid", pa.int64()), ("worker", pa.string()), ("job_id", pa.string()),
     ("device", pa.string()), ("gpu", pa.string()), ("ranks", pa.int64()), ("accumulate", pa.int64()), ("fused", pa.int64()),
     ("first_epoch", pa.int64()), ("last_epoch", pa.int64()), ("train_s", pa.float64()), ("images_per_s", pa.float64()),
     ("data_wait", pa.float64()), ("peak_memory_gb", pa.float64()), ("epoch_s", pa.list_(pa.float64())), ("test_opened", _TIME),
     ("commit", pa.string()), ("dirty", pa.bool_()), ("code", pa.string()), ("python", pa.string()), ("torch", pa.string())])
+
+_PREDICTIONS = pa.schema([("trial_id", pa.string()), ("image", pa.int32()), ("label", pa.int32()), ("predicted", pa.int32())])
 
 _OF_START = ("host", "pid", "worker", "job_id", "device", "ranks", "commit", "dirty", "code", "python", "torch")
 """Columns of attempts that the attempt's first event holds."""
@@ -51,6 +56,8 @@ class Tables:
         self._schemas = {"trials": _trials_schema(grid), "epochs": epochs, "attempts": _ATTEMPTS}
         self._about = {b"harness": json.dumps(_metadata(grid, self.trials), sort_keys=True).encode()}
         self._kept: dict[int, dict[str, pa.Table]] = {}
+        self._written = self._schemas["trials"].empty_table()
+        """trials.parquet as last written."""
 
     def write(self, *, living: frozenset[str] = frozenset(), states: dict[str, str] | None = None) -> None:
         """Writes trials, epochs and attempts.parquet from what is on disk.
@@ -62,7 +69,32 @@ class Tables:
         blocks = [self._kept.get(first) or self._read(first, living, states or {}) for first in range(0, len(self.trials) or 1, BLOCK)]
         for name in self._schemas:  # in one piece, so that the bytes do not depend on the blocks
             whole = pa.concat_tables([block[name] for block in blocks]).combine_chunks()
+            self._written = whole if name == "trials" else self._written
             _write(self.store, name, whole.replace_schema_metadata(self._about))
+
+    def write_predictions(self) -> None:
+        """Writes predictions.parquet: what each tested trial of the tables just written said of each test image. Left out is one whose
+        file is not there, is damaged, or is not of the evaluation that gave its `test_acc`; without any there is no table.
+
+        Nothing is read or written when the table that is there is of the same results.
+        """
+        columns = (self._written[name].to_pylist() for name in ("trial_id", "test_opening", "test_acc"))
+        tested = {trial: [trial, opening, accuracy] for trial, opening, accuracy in zip(*columns, strict=True) if accuracy is not None}
+        path = self.store.table_file("predictions")
+        if tested and _made_of(path) == _digest([*tested.values()]):
+            return
+        loaded = {trial: load(self.store.trial_folder(trial)) for trial in tested}
+        found = {trial: one for trial, one in loaded.items() if one and one.accuracy == tested[trial][2]}
+        if not found:
+            path.unlink(missing_ok=True)
+            return
+        names = {one.class_names for one in found.values()}
+        about = {**json.loads(self._about[b"harness"]), "made_of": _digest([tested[trial] for trial in found]),
+                 "class_names": list(names.pop()) if len(names) == 1 else []}
+        whole = _predictions(found).replace_schema_metadata({b"harness": json.dumps(about, sort_keys=True).encode()})
+        # images are numbered upwards: as differences they take next to no room
+        _write(self.store, "predictions", whole, use_dictionary=["trial_id", "label", "predicted"],
+               column_encoding={"image": "DELTA_BINARY_PACKED"})
 
     def _read(self, first: int, living: frozenset[str], states: dict[str, str]) -> dict[str, pa.Table]:
         """The rows of one block of trials."""
@@ -91,8 +123,10 @@ class Tables:
 
 
 def compact(store: Store, grid: Grid, *, living: frozenset[str] = frozenset(), states: dict[str, str] | None = None) -> None:
-    """Writes the three tables once; see `Tables.write`."""
-    Tables(store, grid, store.trials()).write(living=living, states=states)
+    """Writes the tables once; see `Tables.write`."""
+    made = Tables(store, grid, store.trials())
+    made.write(living=living, states=states)
+    made.write_predictions()
 
 
 def metric_names(grid: Grid) -> tuple[str, ...]:
@@ -146,12 +180,31 @@ def _attempt_row(trial_id: str, number: int, events: list[dict[str, Any]], livin
     seconds = [e["seconds"] for e in epochs if "seconds" in e]
     return {"trial_id": trial_id, "attempt": number, "error": end.get("error"),
             "cause": end.get("cause") or ("running" if start.get("worker") in living else "lost"),
-            "started": _moment(began(events)), "ended": _moment(end.get("time")),
+            "queued": _moment(start.get("queued")), "started": _moment(began(events)), "ended": _moment(end.get("time")),
             **{name: start.get(name) for name in _OF_START}, "accumulate": start.get("accumulate", 1), "fused": members(events),
             "first_epoch": min((e["epoch"] for e in epochs), default=None), "last_epoch": max((e["epoch"] for e in epochs), default=None),
             "train_s": sum(seconds), **{name: _middle(e[name] for e in epochs if name in e) for name in ("images_per_s", "data_wait")},
             "peak_memory_gb": max((e["peak_memory_gb"] for e in epochs if "peak_memory_gb" in e), default=None),
             "gpu": epochs[-1].get("gpu") if epochs else None, "epoch_s": seconds, "test_opened": _moment(opened.get("time"))}
+
+
+def _predictions(found: dict[str, Predictions]) -> pa.Table:
+    """The rows of the trials, one after the other."""
+    ids = pa.chunked_array([pa.repeat(trial, len(one.images)) for trial, one in found.items()])
+    columns = [pa.chunked_array([getattr(one, name) for one in found.values()]) for name in ("images", "labels", "predicted")]
+    return pa.Table.from_arrays([ids, *columns], schema=_PREDICTIONS)
+
+
+def _made_of(path: Path) -> str | None:
+    """The digest of the results that the predictions there belong to; None where there are none, or they cannot be read."""
+    try:
+        return str(json.loads(pq.read_schema(path).metadata[b"harness"])["made_of"])
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return None
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _middle(values: Iterable[float]) -> float | None:
@@ -166,11 +219,10 @@ def _moment(seconds: float | None) -> datetime.datetime | None:
 
 def _metadata(grid: Grid, trials: list[PlannedTrial]) -> dict[str, Any]:
     """What a reader must know to draw the tables without the grid."""
-    digest = hashlib.sha256(json.dumps(grid.identity(), sort_keys=True).encode()).hexdigest()
     chances = {_chance(trial) for trial in trials} if grid.job is None else set()
-    return {"schema": SCHEMA_VERSION, "grid": digest, "study": grid.name, "metric": grid.metric, "mode": grid.mode, "select": grid.select,
-            "seeds": list(grid.seeds), "variants": [variant.name for variant in grid.variants], "reference": grid.reference,
-            "compared": list(grid.compared), "chance": chances.pop() if len(chances) == 1 else None,
+    return {"schema": SCHEMA_VERSION, "grid": _digest(grid.identity()), "study": grid.name, "metric": grid.metric, "mode": grid.mode,
+            "select": grid.select, "seeds": list(grid.seeds), "variants": [variant.name for variant in grid.variants],
+            "reference": grid.reference, "compared": list(grid.compared), "chance": chances.pop() if len(chances) == 1 else None,
             **({"tuned": _tuned(grid.tune)} if grid.tune else {})}
 
 
@@ -194,7 +246,7 @@ def _chance(trial: PlannedTrial) -> float | None:
     return 1 / classes if classes else None
 
 
-def _write(store: Store, name: str, table: pa.Table) -> None:
+def _write(store: Store, name: str, table: pa.Table, **encoding: Any) -> None:
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True, **encoding)
     files.replace(store.table_file(name), buffer.getvalue(), step=f"table.{name}")

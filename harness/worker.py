@@ -287,7 +287,8 @@ class Worker:
             print(f"{trial.id} attempt {attempt} {BEGUN_BEFORE}", flush=True)
             return None
         print(f"{trial.id} attempt {attempt}", flush=True)
-        log.write({"event": "start", "attempt": attempt, "time": time.time(), "ranks": settings["ranks"], "device": settings["device"],
+        log.write({"event": "start", "attempt": attempt, "time": time.time(), "queued": settings.get("queued"),
+                   "ranks": settings["ranks"], "device": settings["device"],
                    "accumulate": settings.get("accumulate", {}).get(trial.id, 1), **who, **settings["origin"]})
         failpoint("attempt.started")
         return Begun(trial=trial, attempt=attempt, log=log)

@@ -7,7 +7,8 @@ must not compute.
 
 Its module may also have a function `test(trial, context) -> dict[str, float]`: it evaluates the test split of a trial that is over, in
 the trial's folder, at the selected epoch, and returns what `Outcome.test` would hold. A study with test = "confirmed" calls it for the
-few configs that it chose; without the function such a study has no test numbers.
+few configs that it chose; without the function such a study has no test numbers. What it says of each test image may be kept with
+`jobs.predictions.save`, here and where `run` evaluates the test split: the study's figures then tell which classes are confused.
 
 `trial.budget` grants a trial only so many of its epochs for now. A job that minds it keeps its progress in the folder, returns an outcome
 with `finished=False`, and goes on from there when it is called with a larger budget, as if it had never paused. A job that does not may

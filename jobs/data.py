@@ -45,6 +45,8 @@ class Splits:
     spec: DatasetSpec
     size: int
     """Side in pixels of the images as the model sees them."""
+    class_names: tuple[str, ...] = ()
+    """In the order of their numbers; () where they have none."""
     channels: int
     """1 for grey images, 3 for colour, as cached. Models that need three repeat a grey channel themselves (`jobs.models`)."""
 
@@ -119,6 +121,7 @@ def load(config: Config, root: Path) -> Splits:
     # A plain array over the mapped file: np.memmap itself adds microseconds to every index.
     images = np.asarray(np.load(folder / "images.npy", mmap_mode="r"))
     labels, classes = _keep_classes(config, np.load(folder / "labels.npy"))
+    names = meta.get("class_names") or datasets.class_names(config.dataset)
     kept = np.flatnonzero(labels >= 0)
     given = (meta["train"], meta["train"] + meta.get("val", 0)) if spec.own_test else None
     train, val, test = _split(config, labels, kept, given)
@@ -131,6 +134,7 @@ def load(config: Config, root: Path) -> Splits:
         raise DataError(f"{config.dataset}: class {without[0]} (of {classes}, numbered after `classes`) has no training image; "
                         "lower `val_fraction` or `test_fraction`, or choose other `classes`")
     return Splits(images=images, labels=labels, train=train, val=val, test=test, classes=classes, spec=spec,
+                  class_names=tuple(names[number] for number in parse_classes(config.classes) or range(len(names))) if names else (),
                   size=model_size(config), channels=images.shape[3])
 
 

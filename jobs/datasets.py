@@ -6,6 +6,7 @@ check of a grid loads it. A user's own images need no entry: `spec("folder:NAME"
 """
 
 import functools
+import json
 import math
 import os
 import re
@@ -288,6 +289,11 @@ DATASETS: dict[str, DatasetSpec] = {
         fetch=_fetcher("Caltech101", "caltech101", "https://data.caltech.edu/records/mzrjq-6wc02 (caltech-101.zip)")),
 }
 """The data sets a configuration may name. Folders and files are torchvision's, so that a data folder made by it works as it is."""
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """The names of a data set's classes in the order of their numbers; () where they have none, or only the user's own images tell them."""
+    return tuple(json.loads((Path(__file__).parent / "class_names.json").read_text(encoding="utf-8")).get(name, ()))
 
 
 # ------------------------------------------------------------------------------------------------------- images of a user's own

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from jobs import data, frozen
+from jobs import data, frozen, predictions
 from jobs.augment import Batcher
 from jobs.config import Config
 from jobs.contract import Context
-from jobs.ranks import add_up
+from jobs.ranks import add_up, gather
 
 EVAL_SLICE = 512
 """Images evaluated at once at most, divided by `Context.accumulate`; a fixed number, so that sums are added in the same order whatever
@@ -40,11 +40,12 @@ class Evaluation:
 
     @torch.inference_mode()
     def evaluate(self, samples: np.ndarray, network: torch.nn.Module | None = None,
-                 batches: Batcher | frozen.Features | None = None) -> tuple[float, float]:
+                 batches: Batcher | frozen.Features | None = None, said: list[torch.Tensor] | None = None) -> tuple[float, float]:
         """Mean loss and accuracy over `samples`, each counted once: rank r takes every `ranks`-th, from r on.
 
         Args:
             network, batches: The part of the model to run and what it reads; by default the whole and images.
+            said: Gets the classes that the network names for this rank's samples, some (B,) at a time.
         """
         network = self.model if network is None else network  # `or` would ask a Sequential for its length
         batches = batches or self.batcher
@@ -57,15 +58,32 @@ class Evaluation:
                 logits = network(x_B)
             loss = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), y_B, reduction="sum")
             sums += sums_of(loss, logits, y_B)
+            if said is not None:
+                said.append(logits.argmax(1))
         loss_sum, correct, images = add_up(sums, self.context.ranks).tolist()
         return loss_sum / images, correct / images
 
     def test(self) -> dict[str, float]:
-        """Opens the test split: its loss and accuracy with the weights that the model has now."""
+        """Opens the test split: its loss and accuracy with the weights that the model has now, whose predictions are kept."""
         if self.context.rank == 0:
             self.context.opening_test()
-        loss, accuracy = self.evaluate(self.splits.test)
+        said: list[torch.Tensor] = []
+        samples = self.splits.test
+        loss, accuracy = self.evaluate(samples, said=said)
+        predicted = self._of_all_ranks(said, len(samples))
+        if self.context.rank == 0:
+            self.context.fence()
+            predictions.save(self.context.folder, images=samples, labels=self.splits.labels[samples], predicted=predicted,
+                             class_names=self.splits.class_names)
         return {"test_loss": loss, "test_acc": accuracy}
+
+    def _of_all_ranks(self, said: list[torch.Tensor], count: int) -> np.ndarray:
+        """(count,): what `evaluate` gave each rank, in the order of the samples. All ranks call it."""
+        ranks = self.context.ranks
+        padded = torch.full((-(-count // ranks),), -1, device=self.device)  # the ranks have as many each, or one more
+        mine = torch.cat([padded[:0], *said])
+        padded[:len(mine)] = mine
+        return gather(padded, ranks).T.reshape(-1)[:count].cpu().numpy()
 
 
 def sums_of(loss_sum: torch.Tensor, logits: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:

@@ -145,8 +145,8 @@ class Bench:
             time.sleep(0.02)
 
     def tables(self) -> dict[str, bytes]:
-        """The two tables that must not show what happened on the way."""
-        return {name: self.store.table_file(name).read_bytes() for name in ("trials", "epochs")}
+        """The tables that must not show what happened on the way; predictions are only there where the job kept some."""
+        return {name: path.read_bytes() for name in ("trials", "epochs", "predictions") if (path := self.store.table_file(name)).exists()}
 
     def attempts(self) -> int:
         """How many attempts were ever begun."""

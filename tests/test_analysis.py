@@ -20,7 +20,13 @@ from tests.made_up_study import write_study, write_table
 ROOT = Path(__file__).resolve().parents[1]
 THREE = {"depth=1": 0.93, "depth=2": 0.96, "depth=3": 0.97}
 KINDS = ("png", "pdf", "svg", "csv")
-FILES = {f"{name}.{kind}" for name in ("curves", "comparison") for kind in KINDS} | {"results.md", "results.csv"}
+FILES = {f"{name}.{kind}" for name in ("curves", "comparison") for kind in KINDS} | {"results.md", "results.csv", "results.tex"}
+
+
+@pytest.fixture(autouse=True)
+def two_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only these are drawn here; tests/test_bad_tables.py draws all there are."""
+    monkeypatch.setattr(plots, "FIGURES", ("curves", "comparison"))
 
 
 @pytest.fixture(scope="module")

@@ -395,5 +395,6 @@ def test_data_folder_from_the_environment(monkeypatch, tmp_path):
 
 
 def test_splits_has_what_the_model_needs(root):
-    assert {"images", "labels", "train", "val", "test", "classes", "spec", "size", "channels"} == set(Splits.__dataclass_fields__)
+    assert {"images", "labels", "train", "val", "test", "classes", "class_names", "spec", "size", "channels"} == set(
+        Splits.__dataclass_fields__)
     assert load(config(image_size=16), root).size == 16

@@ -45,6 +45,13 @@ def test_the_median_epoch_times_the_epochs(tmp_path: Path) -> None:
     assert found.source == "median epoch of 2 attempts on cpu with 1 rank with the same data, network and batch in one, two"
 
 
+def test_an_epoch_of_one_program_is_noted_as_each_trials_part(tmp_path: Path) -> None:
+    write_attempts(tmp_path / "one", [read(Config()), read(Config(lr=0.5))], epoch_s=[2.0])
+    attempts = pq.read_table(tmp_path / "one" / "attempts.parquet")
+    pq.write_table(attempts.append_column("fused", pa.array([2, 2])), tmp_path / "one" / "attempts.parquet")
+    assert guess(Config(epochs=4), tmp_path).seconds == 8.0
+
+
 @pytest.mark.parametrize("change", [
     {"kernel_size": 5}, {"hidden": 128}, {"freeze": "backbone"}, {"augment": "crop_flip"}, {"batch_norm": False}, {"depth": 3},
     {"filters": 8}, {"batch_size": 32}, {"precision": "bf16"}, {"train_images": 100}, {"classes": "0-4"}, {"val_fraction": 0.5},

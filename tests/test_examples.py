@@ -193,14 +193,14 @@ def write(bench: Bench, *, steps: int, epochs: int) -> Bench:
 def test_a_job_killed_in_the_middle_gives_the_same_tables(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    whole = write(Bench(tmp_path / "one", tmp_path), steps=60, epochs=8)
+    whole = write(Bench(tmp_path / "one", tmp_path), steps=60, epochs=16)
     status, said = whole.run()
     assert status == 0, said
 
     bench = JobBench(tmp_path / "two", tmp_path)
-    write(bench, steps=60, epochs=8)
+    write(bench, steps=60, epochs=16)
     launcher = bench.start()
-    bench.wait_for("trials/*/checkpoint-00000[1-9]-*.pt")  # of a trial that has an epoch behind it
+    bench.wait_for("trials/*/checkpoint-00000[1-9]-*.pt")  # of a trial that has epochs behind it, and more ahead
     for pid in bench.training():
         os.kill(pid, signal.SIGKILL)
     said, _ = launcher.communicate(timeout=120)

@@ -26,7 +26,8 @@ def steps() -> list[str]:
             for keyword in node.keywords if isinstance(node, ast.Call) else []:
                 if keyword.arg == "step" and isinstance(keyword.value, ast.Constant):
                     found |= {f"{keyword.value.value}.written", f"{keyword.value.value}.linked"}
-    return sorted(found | {f"table.{name}.{when}" for name in ("trials", "epochs", "attempts") for when in ("written", "linked")})
+    tables = ("trials", "epochs", "attempts", "predictions")
+    return sorted(found | {f"table.{name}.{when}" for name in tables for when in ("written", "linked")})
 
 
 FAST = ("batch.linked", "claim.linked", "attempt.created", "result.linked")
@@ -43,7 +44,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Study:
 
 
 def test_all_steps_are_found() -> None:
-    assert len(steps()) >= 42 and set(FAST) <= set(steps()) and all(any(s.startswith(part) for s in steps()) for part in ELSEWHERE)
+    assert len(steps()) >= 46 and set(FAST) <= set(steps()) and all(any(s.startswith(part) for s in steps()) for part in ELSEWHERE)
 
 
 @pytest.mark.parametrize("step", [pytest.param(step, marks=() if step in FAST else pytest.mark.slow)

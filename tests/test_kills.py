@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from studies import Study, kill
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # minutes on two cores, and these may be shared
 
 
 def test_launcher_killed_at_20_random_moments(tmp_path: Path, data: Path) -> None:

@@ -55,7 +55,7 @@ def test_built_in_job_ends_with_tables_and_the_next_command(finished: Bench) -> 
 
 def test_the_same_command_again_runs_nothing(finished: Bench) -> None:
     before = {path: path.read_bytes() for path in finished.store.root.glob("*.parquet")}
-    assert len(before) == 3
+    assert len(before) == 4
     status, said = finished.run()
     assert status == 0 and "done 1  infeasible 2" in said
     assert f"figures: python -m analysis.plots {finished.store.root}" in said

@@ -17,8 +17,14 @@ from tests.made_up_study import write_search, write_study
 
 TWO = {"with": 0.95, "without": 0.93}
 PLAIN = {f"{name}.{kind}" for name in ("curves", "comparison", "search", "slices") for kind in ("png", "pdf", "svg", "csv")}
-FILES = PLAIN | {"results.md", "results.csv"}
+FILES = PLAIN | {"results.md", "results.csv", "results.tex"}
 HALVED = FILES | {f"rungs.{kind}" for kind in ("png", "pdf", "svg", "csv")}
+
+
+@pytest.fixture(autouse=True)
+def figures_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only these are drawn here; tests/test_bad_tables.py draws all there are."""
+    monkeypatch.setattr(plots, "FIGURES", ("curves", "comparison", "search", "slices", "rungs"))
 
 
 def values(of: dict[tuple[str, int], tuple[float, ...]], *, begin: int = 0) -> dict[tuple[str, int, int], float]:
@@ -152,22 +158,24 @@ def test_rungs_and_what_they_stopped(tmp_path: Path) -> None:
 
 def test_parameters_leave_out_what_a_config_does_not_read(tmp_path: Path) -> None:
     study = load(write_search(tmp_path / "s", TWO, configs=12))
-    table = slices.table(study)
+    rows = slices.table(study)
+    table = rows[rows["kind"] == "config"]
     assert list(table["parameter"].unique()) == ["lr", "depth", "optimizer", "dropout", "momentum"]
     sgd = (table["parameter"] == "optimizer") & (table["setting"] == "sgd")
     assert (table["parameter"] == "momentum").sum() == sgd.sum() > 0
     assert (table["parameter"] == "lr").sum() == 24
     with style.context():
         figure = style.new_figure()
-        slices.draw(figure, table, study)
+        slices.draw(figure, rows, study)
     panels = {axis.get_xlabel(): axis for axis in figure.axes if axis.get_visible()}
-    assert panels["lr"].get_xscale() == "log" and panels["dropout"].get_xscale() == "linear"
+    assert [t.get_text() for t in panels["lr"].get_xticklabels()] == ["10⁻³", "10⁻²", "10⁻¹"]
+    assert [t.get_text() for t in panels["dropout"].get_xticklabels()] == ["0", "0.1", "0.2"]
     assert [t.get_text() for t in panels["optimizer"].get_xticklabels()] == ["sgd", "adamw"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("files", "kwargs"), [
-    (FILES, {"variants": {"only": 0.9}, "configs": 1, "confirm": 1, "fresh": 1}),
+    ({name for name in FILES if "slices" not in name}, {"variants": {"only": 0.9}, "configs": 1, "confirm": 1, "fresh": 1}),
     (HALVED, {"variants": {"only": 0.9}, "configs": 9, "rungs": (2,), "metric": "val_loss", "mode": "min"}),
     (FILES, {"variants": TWO, "confirm": 0, "tuned": [],
              "status": {("with", k): s for k, s in enumerate(("infeasible", "failed", "lost", "unfinished"))}}),

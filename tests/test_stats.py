@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import stats
+from analysis import best, noise, stats
 
 # t quantiles of printed tables, two-sided 95 %: 2, 3 and 9 degrees of freedom
 T2, T3, T9 = 4.302653, 3.182446, 2.262157
@@ -230,10 +230,119 @@ def test_numbers_for_reading() -> None:
     assert stats.words("dice_score") == "dice_score"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [3, 5, 10])
-def test_intervals_cover_what_they_say(n: int) -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(0.9, 0.01, (20_000, n))
-    half = stats.t_quantile(n) * x.std(axis=1, ddof=1) / math.sqrt(n)
-    assert 0.94 < float((np.abs(x.mean(axis=1) - 0.9) <= half).mean()) < 0.96
+def test_wilson_by_hand() -> None:
+    # z = 1.959964, z^2 = 3.841459: (0.125 + 3.841459/80 -+ 1.959964 sqrt(0.125 0.875/40 + 3.841459/6400)) / (1 + 3.841459/40)
+    s = stats.share(5, 40)
+    assert (s.share, s.low, s.high) == (0.125, pytest.approx(0.054595, abs=1e-6), pytest.approx(0.261121, abs=1e-6))
+    assert (stats.share(0, 10).low, stats.share(0, 10).high) == (0.0, pytest.approx(3.841459 / 13.841459, abs=1e-6))
+    assert stats.share(10, 10).high == 1.0 and math.isnan(stats.share(0, 0).share)
+
+
+def test_arms_without_a_shared_seed_are_compared_unpaired_when_there_are_enough() -> None:
+    row = paired({"base": {0: 0.1, 1: 0.2, 2: 0.3}, "new": {5: 0.4, 6: 0.5, 7: 0.6, 8: 0.7}}, "base").loc["new"]
+    # variances 0.01 and 0.05/3; parts 0.01/3 and 0.05/12 = 0.0075 in all; df = 0.0075^2 / ((0.01/3)^2/2 + (0.05/12)^2/3) = 4.9592
+    assert (row["n"], row["n_reference"], row["pairs"]) == (4, 3, 0)
+    assert row["difference"] == pytest.approx(0.35) and row["se"] == pytest.approx(math.sqrt(0.0075))
+    # t at 4.9592 degrees of freedom lies between the printed 2.570582 (5) and 2.776445 (4)
+    assert 2.570582 < row["half_width"] / row["se"] < 2.59
+    assert math.isnan(row["sd"])
+
+
+PLACES = {"a": {0: 0.50, 1: 0.60, 2: 0.70}, "b": {0: 0.531, 1: 0.625, 2: 0.734}, "c": {0: 0.52, 1: 0.61, 2: 0.74}}
+
+
+def places(values: dict[str, dict[int, float]], *, mode: str = "max", ended: dict[str, dict[str, int]] | None = None) -> pd.DataFrame:
+    return best.best_set(trials(values), "test_acc", mode=mode, variants=list(values), ended=ended or {}).set_index("variant")
+
+
+def test_the_set_of_the_best_by_hand() -> None:
+    # b - a: 3.1, 2.5, 3.4: mean 3.0, sd 0.4583; two comparisons: t 6.205347, half 1.642: a is behind b.
+    # b - c: 1.1, 1.5, -0.6 and c - a: 2, 1, 4: level
+    found = places(PLACES)
+    assert found["place"].to_dict() == {"a": "behind", "b": "best", "c": "level"}
+    half = 6.205347 * 0.00458258 / math.sqrt(3)
+    assert (found.loc["a", "rival"], found.loc["a", "low"], found.loc["a", "high"]) == (
+        "b", pytest.approx(-0.03 - half, abs=1e-6), pytest.approx(-0.03 + half, abs=1e-6))
+    assert best.sentence(found.reset_index(), "test_acc") == (
+        "the best of 3 variants in test accuracy is one of 2, with 95 % confidence: b, c")
+
+
+def test_the_set_of_the_best_turns_with_the_mode() -> None:
+    found = places(PLACES, mode="min")
+    assert found["place"].to_dict() == {"a": "best", "b": "behind", "c": "level"}
+    assert found.loc["b", "low"] > 0
+
+
+def test_who_is_no_candidate_for_the_best() -> None:
+    assert set(places({v: {0: 0.1, 1: 0.2} for v in "ab"})["place"]) == {""}  # two seeds
+    assert set(places({"a": PLACES["a"]})["place"]) == {""}  # one variant
+    found = places(PLACES, ended={"b": {"done": 3, "infeasible": 1}})
+    assert found["place"].to_dict() == {"a": "level", "b": "", "c": "best"}
+    same = places({"a": {0: 0.1, 1: 0.2, 2: 0.3}, "b": {0: 0.2, 1: 0.3, 2: 0.4}, "c": {0: 0.0, 1: 0.3, 2: 0.1}})
+    assert same["place"].to_dict() == {"a": "level", "b": "best", "c": "level"}  # equal differences have no spread to judge by
+
+
+def test_sentences_of_the_best() -> None:
+    found = places(PLACES).reset_index()
+    assert best.sentence(found.assign(place=["behind", "best", "behind"]), "test_acc") == (
+        "b is the best of 3 variants in test accuracy, with 95 % confidence")
+    assert best.sentence(found.assign(place=["level", "best", "level"]), "test_acc").startswith(
+        "which of 3 variants is the best in test accuracy cannot be told")
+    assert best.sentence(found.assign(place=["behind", "best", ""]), "test_acc") == ""
+
+
+def test_seed_noise_by_hand() -> None:
+    # variances 0.01 (a) and 0.0003 (b)
+    values = {"a": {0: 0.50, 1: 0.60, 2: 0.70}, "b": {0: 0.80, 1: 0.80, 2: 0.83}}
+    found = noise.noise(trials(values), "test_acc", variants=["a", "b"], reference="a")
+    assert found.sd == pytest.approx(math.sqrt((0.01 + 0.0003) / 2))
+    # means 0.6 and 0.81: variance 0.02205; less (0.01 + 0.0003) / 2 / 3
+    assert found.between == pytest.approx(math.sqrt(0.02205 - 0.0103 / 6))
+    # differences 0.30, 0.20, 0.13
+    assert (found.paired, found.paired_df) == (pytest.approx(0.0854400, abs=1e-6), 2)
+    # chi-square of 4 degrees of freedom: 0.484419 and 11.143287
+    ends = pytest.approx(found.sd * math.sqrt(4 / 11.143287)), pytest.approx(found.sd * math.sqrt(4 / 0.484419))
+    assert (found.low, found.high) == ends
+
+
+def test_seeds_that_a_difference_takes_are_those_of_the_tables() -> None:
+    # a paired t test at 5 % with 80 % power: 10 pairs for an effect of one sd, 34 for half of one, 199 for a fifth (Cohen 1988)
+    assert [noise.seeds_needed(1.0, d) for d in (1.0, 0.5, 0.2)] == [10, 34, 199]
+    assert noise.seeds_needed(0.0, 0.01) == 3 and noise.seeds_needed(0.001, 0.01) == 3 and noise.seeds_needed(1.0, 0.01) is None
+
+
+def test_the_error_of_a_test_set() -> None:
+    assert noise.test_set_error(0.8, 10_000) == pytest.approx(0.004)
+    assert noise.test_set_error(0.9, 360) == pytest.approx(0.0158114, abs=1e-6)
+
+
+def test_mcnemar_by_hand() -> None:
+    # 1 against 9 of ten: 2 (1 + 10) / 1024
+    assert noise.mcnemar(1, 9) == noise.mcnemar(9, 1) == pytest.approx(22 / 1024)
+    assert noise.mcnemar(0, 0) == 1.0 and noise.mcnemar(5, 5) == 1.0
+
+
+def test_two_networks_image_by_image() -> None:
+    right = {"a0": 3, "b0": 7, "b1": 9}
+    predictions = pd.DataFrame([(trial, i, 1, int(i < n)) for trial, n in right.items() for i in range(10)],
+                               columns=["trial_id", "image", "label", "predicted"])
+    rows = pd.DataFrame({"trial_id": ["a0", "b0", "b1"], "variant": ["a", "b", "b"], "seed": [0, 0, 1]})
+    found = noise.on_images(predictions, rows, "b", "a")
+    assert found is not None
+    assert (found.images, found.seeds, found.only_variant, found.only_reference) == (10, 1, 4, 0)
+    assert (found.difference, found.p) == (pytest.approx(0.4), pytest.approx(2 / 16))
+    assert noise.image_sentence(found, "b", "a") == (
+        "on 10 test images 4 are right with b alone and 0 with a alone (McNemar, exact: p = 0.12); that is about these two trained "
+        "networks, not about other seeds")
+    assert noise.on_images(predictions, rows, "b", "c") is None
+
+
+def test_sentences_of_the_noise() -> None:
+    found = noise.noise(trials({"a": {0: 0.50, 1: 0.51, 2: 0.52}, "b": {0: 0.60, 1: 0.61, 2: 0.63}}), "test_acc", variants=["a", "b"],
+                        reference="a")
+    # variances 1 and 2.333 points: sd 1.29; means 51.0 and 61.333: variance 53.39, less 0.5556; differences 10, 10, 11: sd 0.577
+    assert noise.sentences(found, "test_acc", images=1000, mean=0.6, seeds=3) == [
+        "seeds of one variant differ by 1.3 points (sd; 95 % CI 0.8 to 3.7; 6 values, 2 variants), the variants themselves by 7.3",
+        "paired differences have an sd of 0.6 points: a true difference of 1 point takes 5 paired seeds to be shown with 80 % power",
+        "the test set of 1,000 images has a standard error of its own of 1.5 points at 60.0 %, which no number of seeds lessens; that of a "
+        "mean over 3 seeds is 0.7"]

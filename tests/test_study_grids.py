@@ -85,13 +85,18 @@ def source_with_weights(folder: Path, data: Path, models: tuple[str, ...]) -> Pa
     return folder
 
 
-def launch(name: str, stand_in: StandIn, folder: Path) -> Path:
-    """Launches a grid, made smaller, from `folder`, beside studies launched before; it must succeed. Returns the study's folder."""
+def launch(name: str, stand_in: StandIn, folder: Path, *, more: tuple[str, ...] = ()) -> Path:
+    """Launches a grid, made smaller, from `folder`, beside studies launched before; it must succeed. Returns the study's folder.
+
+    Args:
+        more: settings that count more than those that make it small.
+    """
     grid, study = folder / f"{name}.toml", folder / "runs" / name
     grid.write_text(smaller((ROOT / "grids" / grid.name).read_text()))
     settings = ["local.ranks=2", "local.cpus_per_trial=2", *stand_in.settings]
     if "[search]" in grid.read_text():
         settings += ["search.trials=2", "search.wave=2", "confirm.top=1", "confirm.seeds=1"]
+    settings += more
     options = [word for setting in settings for word in ("--set", setting)]
     done = subprocess.run([sys.executable, "-m", "harness.launch", str(grid), "--local", "--study-dir", str(study), *options], text=True,
                           cwd=folder / "source" if stand_in.published else ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

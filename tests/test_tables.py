@@ -1,4 +1,4 @@
-"""The three Parquet tables: one schema, honest types, made anew from the trial folders to the last byte."""
+"""The Parquet tables: one schema, honest types, made anew from the trial folders to the last byte."""
 
 import json
 import random
@@ -55,7 +55,7 @@ def made(tmp_path: Path) -> tuple[Store, Grid]:
     for trial in trials[:5]:
         log = store.begin_attempt(trial, 0, {})
         assert log
-        log.write(start if trial is done else {**start, "accumulate": 4})  # studies of earlier versions do not say it
+        log.write(start if trial is done else {**start, "accumulate": 4, "queued": 1e9 - 90})  # earlier versions do not say these
         for epoch in (1, 2):
             log.write({"event": "epoch", **row(epoch), "seconds": epoch / 4, "images_per_s": 100.0 * epoch, "peak_memory_gb": 0.5})
         if trial is done:
@@ -131,6 +131,8 @@ def test_attempts_tell_what_happened(made: tuple[Store, Grid]) -> None:
     assert (first.train_s, list(first.epoch_s), first.images_per_s, first.peak_memory_gb) == (0.75, [0.25, 0.5], 200.0, 0.5)
     assert str(first.started) == "2001-09-09 01:46:40+00:00" and (first.ended - first.started).total_seconds() == 1.5
     assert str(first.test_opened) == "2001-09-09 01:46:41+00:00" and attempts["test_opened"].notna().sum() == 1
+    assert attempts["queued"].isna().tolist() == [True, *[False] * 4]
+    assert set((attempts["started"] - attempts["queued"]).dt.total_seconds().dropna()) == {90}
     assert attempts.iloc[3].error == "ValueError: no" and list(attempts["accumulate"]) == [1, 4, 4, 4, 4]
 
 
@@ -141,6 +143,7 @@ def test_an_attempt_of_a_living_worker_runs(made: tuple[Store, Grid]) -> None:
 
 
 def test_metadata_of_every_table(made: tuple[Store, Grid]) -> None:
+    assert not made[0].table_file("predictions").exists()  # no trial of it kept any
     for name in ("trials", "epochs", "attempts"):
         about = json.loads(pq.read_schema(made[0].table_file(name)).metadata[b"harness"])
         digest = about.pop("grid")

@@ -1,14 +1,16 @@
 """Learning curves: the study's metric and the loss over the epochs, mean over seeds with its t-band, single seeds faint.
 
 Up to six variants share one pair of panels, named at the ends of their lines. More get a pair of small panels each, with the
-other variants in grey behind.
+other variants in grey behind. `curves_cost` draws the same over the hours that were spent.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,6 +25,24 @@ _DASHED: dict[str, Any] = {"lw": 1.0, "ls": (0, (3, 1.5)), "ms": 3.5, "mfc": "wh
 """The looks of the mean over the validation and the training split; where there is one epoch the training one is hollow."""
 MAX_PANELS = 12
 """Most variants that are drawn; the table behind the figure holds all."""
+MAX_ROWS, MAX_SEEDS = 200_000, 50
+"""Above so many epochs single seeds are held of the variants that are drawn only, and of each at most so many."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Over:
+    """What the curves are drawn over."""
+
+    column: str
+    """Of the table."""
+    label: str
+    whole: bool
+    """Whether it is counted in whole numbers."""
+    mean: str
+    """What the caption says of the mean over seeds, where it is not just that."""
+
+
+EPOCHS = Over(column="epoch", label="epoch", whole=True, mean="")
 
 
 def table(study: Study) -> pd.DataFrame:
@@ -30,32 +50,83 @@ def table(study: Study) -> pd.DataFrame:
 
     Returns:
         variant, metric, epoch, trial_id, seed, status (the last three empty in rows of means), value, n, half_width (t, 95 %), low, high.
-        A mean ends where the first of its finished seeds ends: past that it would be one over other seeds.
+        A mean ends where the first of its finished seeds ends: past that it would be one over other seeds. Of very many seeds not all are
+        there, see `held`; the means are of all.
 
     Raises:
         AnalysisError: no trial is finished, or the study has no epochs.
     """
-    done = study.done()
+    rows, names = lines(study)
+    finished = rows[rows["status"] == "done"]
+    last = finished.groupby(["variant", "trial_id"], sort=False)["epoch"].max().groupby("variant").min()
+    finished = finished[finished["epoch"] <= finished["variant"].map(last)]
+    if len(study.pairs) > 1:
+        finished = finished.groupby(["variant", "unit", "epoch"], sort=False)[names].mean().reset_index()
+    means = finished.groupby(["variant", "epoch"], sort=False)[names].agg(["mean", "count", "std"])
+    parts = []
+    for name in names:
+        value, n = means[name, "mean"].to_numpy(dtype=float), means[name, "count"].to_numpy(dtype=float)
+        half = stats.t_quantile(n) * means[name, "std"].to_numpy(dtype=float) / np.sqrt(n)
+        parts.append(means.index.to_frame(index=False).assign(metric=name, value=value, n=n, half_width=half, low=value - half,
+                                                              high=value + half))
+    whole = pd.concat(parts, ignore_index=True)
+    out = ordered(pd.concat([whole, long(rows[held(rows, whole, study)], names)], ignore_index=True), study, names)
+    return out[["variant", "metric", "epoch", "trial_id", "seed", "status", "value", "n", "half_width", "low", "high"]]
+
+
+def lines(study: Study) -> tuple[pd.DataFrame, list[str]]:
+    """The epochs of the trials that stand for their variants, and the names of the metrics that are drawn: variant, trial_id, seed, status,
+    unit (the number of the independent repetition that the trial is part of, see `stats.units`), epoch and the metrics, NaN where they are
+    not finite; trial by trial, the variants in the grid's order.
+
+    Raises:
+        AnalysisError: no trial is finished, or the study has no epochs.
+    """
+    study.done()
     names = [m for m in dict.fromkeys((study.metric, *_others(study))) if m in study.epochs]
     if study.epochs.empty or study.metric not in names:
         raise AnalysisError(f"{study.name}: no epochs with {study.metric} in {study.folder / 'epochs.parquet'}, so there are no learning "
                             "curves; `python -m harness.launch GRID` writes that file again")
-    rows = study.epochs.merge(study.trials[["trial_id", "variant", "seed", "status"]], on="trial_id")
-    seeds = rows.melt(id_vars=["variant", "epoch", "trial_id", "seed", "status"], value_vars=names, var_name="metric")
-    seeds["value"] = seeds["value"].astype(float)
-    finished = seeds[seeds["trial_id"].isin(done["trial_id"])]
-    last = finished.groupby(["variant", "trial_id"])["epoch"].max().groupby("variant").min()
-    finished = finished[finished["epoch"] <= finished["variant"].map(last)]
-    finite = finished.assign(value=finished["value"].where(np.isfinite(finished["value"])))
-    means = finite.groupby(["variant", "metric", "epoch"], sort=False)["value"].agg(value="mean", n="count", sd="std").reset_index()
-    means["half_width"] = stats.t_quantile(means["n"].to_numpy(dtype=float)) * means["sd"] / np.sqrt(means["n"])
-    means["low"], means["high"] = means["value"] - means["half_width"], means["value"] + means["half_width"]
-    out = pd.concat([means.drop(columns="sd"), seeds], ignore_index=True)
-    out["variant"] = pd.Categorical(out["variant"], categories=list(study.variants), ordered=True)
-    out["metric"] = pd.Categorical(out["metric"], categories=names, ordered=True)
-    out = out.sort_values(["variant", "metric", "seed", "epoch"], kind="stable", na_position="first", ignore_index=True)
-    return out[["variant", "metric", "epoch", "trial_id", "seed", "status", "value", "n", "half_width", "low", "high"]].astype(
-        {"variant": "object", "metric": "object", "n": "Int64"})
+    places = {v: i for i, v in enumerate(study.variants)}
+    trials = study.trials.drop_duplicates("trial_id")
+    trials = trials[["variant", "trial_id", "seed", "status"]].assign(unit=_units(trials, study)[1])
+    trials = trials.sort_values(["variant", "seed", "trial_id"], key=lambda c: c.map(places) if c.name == "variant" else c)
+    of = pd.Index(trials["trial_id"]).get_indexer(study.epochs["trial_id"])
+    epochs = study.epochs["epoch"].to_numpy(dtype=int)
+    order = np.lexsort([epochs, of])[(of < 0).sum():]
+    out = trials.iloc[of[order]].reset_index(drop=True)
+    values = study.epochs[names].to_numpy(dtype=float, na_value=np.nan)[order]
+    return out.assign(epoch=epochs[order], **dict(zip(names, np.where(np.isfinite(values), values, np.nan).T, strict=True))), names
+
+
+def _units(trials: pd.DataFrame, study: Study) -> tuple[str, npt.NDArray[np.int64]]:
+    """What the means count, and the number of each trial's."""
+    if len(study.pairs) == 1:
+        return "seed", np.arange(len(trials))
+    return stats.units(pd.MultiIndex.from_frame(trials[list(study.pairs)]), study.pairs)
+
+
+def held(rows: pd.DataFrame, means: pd.DataFrame, study: Study) -> "pd.Series[bool]":
+    """Which rows of single trials the table holds and the figure draws: all, or of more than `MAX_ROWS` the first `MAX_SEEDS` seeds of the
+    variants that are drawn."""
+    if len(rows) <= MAX_ROWS:
+        return pd.Series(data=True, index=rows.index)
+    trials = rows[["variant", "trial_id"]].drop_duplicates("trial_id")
+    trials = trials[trials["variant"].isin(chosen(means.assign(trial_id=None), study, list(dict.fromkeys(trials["variant"]))))]
+    return rows["trial_id"].isin(trials.groupby("variant").head(MAX_SEEDS)["trial_id"])
+
+
+def long(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The rows below each other, metric by metric."""
+    return rows.melt(id_vars=[c for c in rows.columns if c not in names], value_vars=list(names), var_name="metric")
+
+
+def ordered(rows: pd.DataFrame, study: Study, names: Sequence[str]) -> pd.DataFrame:
+    """Means and single trials as they are drawn, by variant and metric, the mean first. The rows of each are in order already."""
+    metric = rows["metric"].map({n: i for i, n in enumerate(names)}).to_numpy(dtype=int)
+    variant = rows["variant"].map({v: i for i, v in enumerate(study.variants)}).to_numpy(dtype=int)
+    order = np.lexsort((rows["trial_id"].notna().to_numpy(dtype=bool), metric, variant))
+    return rows.iloc[order].reset_index(drop=True).astype({"n": "Int64"})
 
 
 def _others(study: Study) -> tuple[str, ...]:
@@ -65,13 +136,18 @@ def _others(study: Study) -> tuple[str, ...]:
 
 def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
     """Draws the curves of `table(study)` and sets the figure's size."""
+    draw_over(figure, data, study, EPOCHS)
+
+
+def draw_over(figure: Figure, data: pd.DataFrame, study: Study, over: Over) -> None:
+    """Draws curves over one of the columns of the table, and sets the figure's size."""
     panels = _panels(list(data["metric"].unique()), study.metric)
     present = set(data["variant"].unique())
     variants = [v for v in study.variants if v in present]
     if len(variants) <= len(style.COLOURS):
-        _draw_together(figure, data, study, panels, variants)
+        _draw_together(figure, data, study, over, panels, variants)
     else:
-        _draw_apart(figure, data, study, panels, _chosen(data, study, variants))
+        _draw_apart(figure, data, study, over, panels, chosen(data, study, variants))
 
 
 def _panels(names: Sequence[str], metric: str) -> list[list[str]]:
@@ -82,49 +158,55 @@ def _panels(names: Sequence[str], metric: str) -> list[list[str]]:
     return [first, rest] if rest else [first]
 
 
-def _chosen(data: pd.DataFrame, study: Study, variants: list[str]) -> list[str]:
-    """At most `MAX_PANELS` variants in the grid's order: the reference and the best by the last value of their mean."""
-    if len(variants) <= MAX_PANELS:
+def chosen(data: pd.DataFrame, study: Study, variants: list[str], most: int = MAX_PANELS) -> list[str]:
+    """At most so many variants in the grid's order: the reference and the best by the last value of their mean."""
+    if len(variants) <= most:
         return variants
     means = data[data["trial_id"].isna() & (data["metric"] == study.metric)]
     last = means.groupby("variant")["value"].last().sort_values(ascending=study.mode == "min", kind="stable", na_position="last")
-    best = [v for v in last.index if v != study.reference][:MAX_PANELS - 1]
+    best = [v for v in last.index if v != study.reference][:most - 1]
     return [v for v in variants if v == study.reference or v in best]
 
 
-def _draw_together(figure: Figure, data: pd.DataFrame, study: Study, panels: list[list[str]], variants: list[str]) -> None:
+def _draw_together(figure: Figure, data: pd.DataFrame, study: Study, over: Over, panels: list[list[str]], variants: list[str]) -> None:
     names_ = {v: style.wrap(v, 18 if len(panels) > 1 else 30, lines=6) for v in variants}
     lines = sum(name.count("\n") + 1 for name in names_.values())
     figure.set_size_inches(style.width_in(), max(3.1, 0.15 * lines + 1.2))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     colour = style.colours(variants)
-    notes = []
-    for axis, names in zip(axes, panels, strict=True):
-        notes += _prepare(axis, _ranges(data, names), study, names)
-        axis.set_xlabel("epoch")
-        axis.set_ylabel(_panel_label(names))
-        for variant in variants:
-            _lines(axis, data[data["variant"] == variant], names, colour=colour[variant])
-        if len(names) > 1:
-            _dash_key(axis)
+    notes = [note for axis, names in zip(axes, panels, strict=True) for note in panel(axis, data, study, names, over)]
     style.warning(figure, study.warning())
-    style.caption(figure, _caption(data, study, notes))
-    ends = [(*end, v, colour[v]) for v in variants if (end := _end(data, v, panels[0][-1])) is not None]
+    style.caption(figure, _caption(data, study, over, notes))
+    ends = [(*end, v, colour[v]) for v in variants if (end := end_of(data, v, panels[0][-1], over)) is not None]
     low, high = axes[0].get_ylim()
     style.label_ends(axes[0], [(x, min(max(y, low), high), names_[v], c) for x, y, v, c in ends])
 
 
-def _end(data: pd.DataFrame, variant: str, metric: str) -> tuple[float, float] | None:
+def panel(axes: Axes, data: pd.DataFrame, study: Study, names: Sequence[str], over: Over = EPOCHS) -> list[str]:
+    """Draws one panel: these metrics of all variants in `data`, a frame as `table` makes it, each in its colour; at most as many variants
+    as there are colours. Returns what the caption must say of it."""
+    colour = style.colours([v for v in study.variants if v in set(data["variant"])])
+    notes = _prepare(axes, _ranges(data, names, over), study, names, over)
+    axes.set_xlabel(over.label)
+    axes.set_ylabel(_panel_label(names))
+    for variant, shade in colour.items():
+        _lines(axes, data[data["variant"] == variant], names, over, colour=shade)
+    if len(names) > 1:
+        _dash_key(axes)
+    return notes
+
+
+def end_of(data: pd.DataFrame, variant: str, metric: str, over: Over) -> tuple[float, float] | None:
     """The last point of a variant's mean, or of one of its trials when no trial finished."""
     rows = data[(data["variant"] == variant) & (data["metric"] == metric) & data["value"].notna() & np.isfinite(data["value"])]
     means = rows[rows["trial_id"].isna()]
     if rows.empty:
         return None
     row = (means if not means.empty else rows).iloc[-1]
-    return float(row["epoch"]), float(row["value"])
+    return float(row[over.column]), float(row["value"])
 
 
-def _draw_apart(figure: Figure, data: pd.DataFrame, study: Study, panels: list[list[str]], variants: list[str]) -> None:
+def _draw_apart(figure: Figure, data: pd.DataFrame, study: Study, over: Over, panels: list[list[str]], variants: list[str]) -> None:
     """A column of panels for each variant, three or four variants to a band, whichever leaves fewer empty."""
     columns = min((4, 3), key=lambda c: -len(variants) % c)
     bands = math.ceil(len(variants) / columns)
@@ -134,7 +216,7 @@ def _draw_apart(figure: Figure, data: pd.DataFrame, study: Study, panels: list[l
     axes = figure.subplots(bands * len(panels), columns, squeeze=False, sharex=True)
     shown = data[data["variant"].isin(variants)]
     parts = dict(list(shown.groupby("variant")))
-    ranges = [_ranges(shown, names) for names in panels]
+    ranges = [_ranges(shown, names, over) for names in panels]
     notes: list[str] = []
     for i in range(bands * columns):
         for j, names in enumerate(panels):
@@ -142,10 +224,10 @@ def _draw_apart(figure: Figure, data: pd.DataFrame, study: Study, panels: list[l
             if i >= len(variants):
                 axis.set_visible(False)
                 continue
-            notes += _prepare(axis, ranges[j], study, names, small=True)
-            for other in variants:
-                _lines(axis, parts[other], names[-1:], colour=style.FAINT, faint=True)
-            _lines(axis, parts[variants[i]], names, colour=style.ACCENT)
+            notes += _prepare(axis, ranges[j], study, names, over, small=True)
+            behind = shown[shown["trial_id"].isna() & (shown["metric"] == names[-1])]
+            style.lines(axis, behind, over.column, by="variant", color=style.FAINT, width=0.7, zorder=1)
+            _lines(axis, parts[variants[i]], names, over, colour=style.ACCENT)
             lowest = j == len(panels) - 1 and i + columns >= len(variants)
             axis.tick_params(labelleft=i % columns == 0, labelbottom=lowest)
             if i % columns == 0:
@@ -153,33 +235,34 @@ def _draw_apart(figure: Figure, data: pd.DataFrame, study: Study, panels: list[l
             if j == 0:
                 axis.set_title(titles[variants[i]], fontsize=7.5, loc="left")
             if lowest:
-                axis.set_xlabel("epoch")
+                axis.set_xlabel(over.label)
             if i == 0 and len(names) > 1:
                 _dash_key(axis)
     figure.align_ylabels()
     more = len(study.variants) - len(variants)
-    chosen = [f"{len(variants)} of {len(study.variants)} variants: the reference and the best"] if more else []
+    which = [f"{len(variants)} of {len(study.variants)} variants: the reference and the best"] if more else []
     style.warning(figure, study.warning())
-    style.caption(figure, _caption(data, study, ["grey: the other variants", *notes, *chosen]))
+    style.caption(figure, _caption(data, study, over, ["grey: the other variants", *notes, *which]))
 
 
 def _panel_label(names: Sequence[str]) -> str:
     return "loss" if len(names) > 1 else style.axis_label(names[0])
 
 
-def _ranges(data: pd.DataFrame, names: Sequence[str]) -> tuple[float, float, tuple[float, float] | None]:
-    """First and last epoch, and the informative range of these metrics."""
-    return float(data["epoch"].min()), float(data["epoch"].max()), _limits(data[data["metric"].isin(names)])
+def _ranges(data: pd.DataFrame, names: Sequence[str], over: Over) -> tuple[float, float, tuple[float, float] | None]:
+    """Begin and end of the x axis, and the informative range of these metrics."""
+    x = data[over.column].astype(float)
+    return float(x.min()) if over.whole else 0.0, float(x.max()), _limits(data[data["metric"].isin(names)], over)
 
 
-def _prepare(axis: Axes, ranges: tuple[float, float, tuple[float, float] | None], study: Study, names: Sequence[str], *,
+def _prepare(axis: Axes, ranges: tuple[float, float, tuple[float, float] | None], study: Study, names: Sequence[str], over: Over, *,
              small: bool = False) -> list[str]:
     """Scales, limits and ticks of one panel and its chance line; returns what the caption must say of them."""
     notes: list[str] = []
     first, last, limits = ranges
     side = 0.5 if last == first else 0.0
     axis.set_xlim(first - side, last + side)
-    axis.xaxis.set_major_locator(style.round_ticks(whole=True))
+    axis.xaxis.set_major_locator(style.round_ticks(most=4 if small else 5, whole=over.whole))
     axis.yaxis.set_major_locator(style.round_ticks(most=4 if small else 7))
     axis.yaxis.set_major_formatter(style.tick_format(names[0]))
     if limits is None:
@@ -211,43 +294,37 @@ def _prepare(axis: Axes, ranges: tuple[float, float, tuple[float, float] | None]
     return notes
 
 
-def _limits(rows: pd.DataFrame) -> tuple[float, float] | None:
-    """The informative range: means, and single seeds' last values, without the first fifth of the epochs (at least the first)."""
+def _limits(rows: pd.DataFrame, over: Over) -> tuple[float, float] | None:
+    """The informative range: means, and single seeds' last values, without the first fifth (at least the first epoch)."""
     finite = rows[np.isfinite(rows["value"].astype(float))]
     means = finite[finite["trial_id"].isna()]
     means = means if not means.empty else finite
     if means.empty:
         return None
-    first, last = float(means["epoch"].min()), float(means["epoch"].max())
-    late = means[means["epoch"] >= min(first + max(1.0, 0.2 * (last - first)), last)]
+    first, last = float(means[over.column].min()), float(means[over.column].max())
+    late = means[means[over.column] >= min(first + max(float(over.whole), 0.2 * (last - first)), last)]
     ends = finite[finite["status"] == "done"].groupby(["trial_id", "metric"])["value"].last()
     values = np.concatenate([late["value"].to_numpy(dtype=float), ends.to_numpy(dtype=float)])
     return float(values.min()), float(values.max())
 
 
-def _lines(axis: Axes, rows: pd.DataFrame, names: Sequence[str], *, colour: str, faint: bool = False) -> None:
+def _lines(axis: Axes, rows: pd.DataFrame, names: Sequence[str], over: Over, *, colour: str) -> None:
     """One variant's mean, band and seeds. Of two losses the training one is dashed and has neither band nor seeds."""
     for name in names:
         part = rows[rows["metric"] == name]
         mean = part[part["trial_id"].isna()]
-        x, y = mean["epoch"].to_numpy(dtype=float), mean["value"].to_numpy(dtype=float)
+        x, y = mean[over.column].to_numpy(dtype=float), mean["value"].to_numpy(dtype=float)
         dashed = len(names) > 1 and name.startswith("train")
-        marker = "o" if len(x) == 1 else ""
-        if faint:
-            axis.plot(x, y, color=colour, lw=0.7, zorder=1, marker=marker, ms=2)
-            continue
-        axis.plot(x, y, color=colour, zorder=4, marker=marker, **(_DASHED if dashed else _SOLID))
+        axis.plot(x, y, color=colour, zorder=4, marker="o" if len(x) == 1 else "", **(_DASHED if dashed else _SOLID))
         if dashed:
             continue
         low, high = mean["low"].to_numpy(dtype=float), mean["high"].to_numpy(dtype=float)
         axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0, zorder=2)
-        for _, seed in part[part["trial_id"].notna()].groupby("trial_id"):
-            values = seed["value"].to_numpy(dtype=float)
-            epoch = seed["epoch"].to_numpy(dtype=float)
-            axis.plot(epoch, values, color=colour, lw=0.6, alpha=0.45, zorder=3)
-            finite = np.isfinite(values)
-            if seed["status"].iloc[0] != "done" and finite.any():
-                axis.plot(epoch[finite][-1], values[finite][-1], marker="x", ms=4, mew=1.0, color=colour, zorder=5)
+        seeds = part[part["trial_id"].notna()]
+        alpha = min(0.45, 6 / max(1, seeds["trial_id"].nunique()))
+        style.lines(axis, seeds, over.column, by="trial_id", color=colour, width=0.6, alpha=alpha, zorder=3)
+        ended = seeds[(seeds["status"] != "done") & np.isfinite(seeds["value"])].drop_duplicates("trial_id", keep="last")
+        axis.plot(ended[over.column].to_numpy(dtype=float), ended["value"], ls="", marker="x", ms=4, mew=1.0, color=colour, zorder=5)
 
 
 def _dash_key(axis: Axes) -> None:
@@ -258,18 +335,24 @@ def _dash_key(axis: Axes) -> None:
     axis.legend(loc="best", frameon=False, fontsize=7, handlelength=2.2, labelspacing=0.2, borderaxespad=0.2)
 
 
-def _caption(data: pd.DataFrame, study: Study, notes: Sequence[str]) -> str:
+def _caption(data: pd.DataFrame, study: Study, over: Over, notes: Sequence[str]) -> str:
     means = data[data["trial_id"].isna() & (data["metric"] == study.metric)]
-    least, most = int(means["n"].min()), int(means["n"].max())
-    seeds = f"{least} to {most} seeds" if least != most else f"{most} seeds" if most > 1 else "one seed"
-    band = "band: Student t 95 % interval of the mean" if most >= stats.MIN_N else f"no interval below {stats.MIN_N} seeds"
+    least, most = (int(means["n"].min()), int(means["n"].max())) if len(means) else (0, 0)
+    unit = _units(study.trials, study)[0]
+    seeds = f"{least} to {most} {unit}s" if least != most else f"{most} {unit}s" if most > 1 else f"one {unit}"
+    band = "band: Student t 95 % interval of the mean" if most >= stats.MIN_N else f"no interval below {stats.MIN_N} {unit}s"
     if most >= stats.MIN_N > least:
-        band += f", from {stats.MIN_N} seeds on"
-    lines = f"Thick: mean over {seeds}; thin: single seeds; {band}." if most > 1 else f"One seed for each variant; {band}."
+        band += f", from {stats.MIN_N} {unit}s on"
     ended = data[data["trial_id"].notna() & (data["metric"] == study.metric)]
+    shown = int(ended.drop_duplicates("trial_id").groupby("variant").size().max())
+    single = "single trials" if len(study.pairs) > 1 else "single seeds" if shown >= most else f"the first {shown} of them"
+    lines = f"Thick: mean over {seeds}; thin: {single}; {band}." if most > 1 else f"{seeds.capitalize()} for each variant; {band}."
+    lines = lines if most else "Thin: single seeds, which have no hours in common to be averaged at."
     cross = " Crosses: the last epoch of trials that did not finish." if (ended["status"] != "done").any() else ""
-    stopped = ended[ended["status"] == "done"].groupby("variant")["epoch"].max()
-    early = " A mean ends where the first of its seeds stopped." if (stopped > means.groupby("variant")["epoch"].max()).any() else ""
+    stopped = ended[ended["status"] == "done"].groupby("variant")[over.column].max()
+    shorter = (stopped > means.groupby("variant")[over.column].max().reindex(stopped.index)).any()
+    early = " A mean ends where the first of its seeds stopped." if shorter else ""
+    early = f" {over.mean}{early}" if most > 1 and over.mean else early
     more = "".join(f" {n[0].upper()}{n[1:]}." for n in dict.fromkeys(notes))
     text = study.selection()
     standing = f"{study.standing()}. " if study.standing() else ""

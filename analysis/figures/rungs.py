@@ -3,6 +3,8 @@
 One panel for each variant, the epochs on a logarithmic axis, on which the rungs are evenly apart.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from analysis import style
-from analysis.figures.search import CONFIRMED, searched, shown_variants
+from analysis.figures.search import CONFIRMED, MANY, searched, shown_variants
 from analysis.load import AnalysisError, NotForThisStudy, Study
 from analysis.winners import NO_VALUE
 
@@ -64,32 +66,31 @@ def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(style.tick_format("epoch"))
         axis.yaxis.set_major_formatter(style.tick_format(study.metric))
-        _draw_variant(axis, shown[shown["variant"] == variant], study.mode)
+        panel(axis, shown[shown["variant"] == variant], study.mode)
     style.key(figure, _key(shown, study))
     style.caption(figure, _caption(shown, study, beyond=bool(((ends < low) | (ends > high)).any())))
 
 
-def _draw_variant(axis: Axes, rows: pd.DataFrame, mode: str) -> None:
-    low, high = axis.get_ylim()
-    for _, curve in rows.groupby("config", sort=False):
-        known = curve.dropna(subset=["value"])
-        if known.empty:
-            continue
-        last, stopped = known.iloc[-1], bool(known["rung"].notna().iloc[0])
-        if last["chosen"]:
-            colour, width, zorder = CONFIRMED, 1.7, 5
-        elif stopped or last["status"] != "done":
-            colour, width, zorder = STOPPED, 0.8, 2
-        else:
-            colour, width, zorder = style.ACCENT, 1.1, 4
-        axis.plot(known["epoch"], known["value"], color=colour, lw=width, zorder=zorder)
-        if not low <= last["value"] <= high:
-            edge, arrow = (0.965, "^") if mode == "min" else (0.035, "v")
-            axis.plot(last["epoch"], edge, marker=arrow, ms=3.6, mew=0, color=colour, transform=axis.get_xaxis_transform(), zorder=zorder)
-            continue
-        mark = "x" if last["status"] in NO_VALUE else "o"
-        axis.plot(last["epoch"], last["value"], marker=mark, ms=4 if mark == "x" else 3, mew=1 if mark == "x" else 0, color=colour,
-                  zorder=zorder)
+def panel(axes: Axes, rows: pd.DataFrame, mode: str) -> None:
+    """Draws the curves of one variant's configs. The axes have their limits already."""
+    known = rows.dropna(subset=["value"])
+    ends = known.drop_duplicates("config", keep="last")
+    full = (ends["status"] == "done") & ends["rung"].isna()
+    low, high = axes.get_ylim()
+    edge, arrow = (0.965, "^") if mode == "min" else (0.035, "v")
+    many = len(ends) > MANY
+    looks = ((~full & ~ends["chosen"], STOPPED, 0.4 if many else 0.8, 2), (full & ~ends["chosen"], style.ACCENT, 0.6 if many else 1.1, 4),
+             (ends["chosen"], CONFIRMED, 1.7, 5))
+    for which, colour, width, zorder in looks:
+        mine, size = ends[which], 0.6 if many and zorder < 5 else 1.0
+        common: dict[str, Any] = {"ls": "", "color": colour, "zorder": zorder, "rasterized": many}
+        part = known[known["config"].isin(mine["config"])]
+        style.lines(axes, part, "epoch", by="config", color=colour, width=width, zorder=zorder)
+        out, none = (mine["value"] < low) | (mine["value"] > high), mine["status"].isin(NO_VALUE)
+        axes.plot(mine.loc[out, "epoch"], np.full(int(out.sum()), edge), marker=arrow, ms=3.6 * size, mew=0,
+                  transform=axes.get_xaxis_transform(), **common)
+        axes.plot(mine.loc[~out & none, "epoch"], mine.loc[~out & none, "value"], marker="x", ms=4 * size, mew=1, **common)
+        axes.plot(mine.loc[~out & ~none, "epoch"], mine.loc[~out & ~none, "value"], marker="o", ms=3 * size, mew=0, **common)
 
 
 def _key(data: pd.DataFrame, study: Study) -> list[Line2D]:

@@ -5,6 +5,7 @@ training and compare among themselves only.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ from analysis.winners import NO_VALUE, Search
 NAME, TITLE = "search", "The search, config by config"
 MAX_PANELS = 12
 """Most variants that are drawn; the table behind the figure holds all."""
+MANY = 250
+"""From so many configs on their marks are smaller, and pixels also in a PDF and SVG."""
 RUNGS = ("o", "s", "^", "D", "v", "p")
 """Marks of the rungs, the lowest first; hollow."""
 EARLY = "What was stopped early is measured after fewer epochs and compares within its rung only"
@@ -132,9 +135,10 @@ def beyond(data: pd.DataFrame, limits: tuple[float, float]) -> "pd.Series[bool]"
 
 
 def draw_configs(axis: Axes, x: "pd.Series[float]", rows: pd.DataFrame, mode: str, marks: dict[int, str], *, colour: str,
-                 others: str = style.MUTED) -> None:
+                 others: str = style.MUTED, alpha: float = 1.0) -> None:
     """The configs of `rows` at `x`: dots in colour for the fully trained, hollow marks for those stopped at a rung, crosses at the worse
-    edge for those without a value and arrows there for those beyond it. The axis has its limits already.
+    edge for those without a value and arrows there for those beyond it. Marks are smaller where there are many. The axis has its limits
+    already.
 
     Args:
         others: the colour of all but the fully trained.
@@ -143,12 +147,15 @@ def draw_configs(axis: Axes, x: "pd.Series[float]", rows: pd.DataFrame, mode: st
     at_edge = axis.get_xaxis_transform()
     out, none = beyond(rows, axis.get_ylim()), rows["value"].isna()
     full, stopped = ~out & rows["epochs"].isna() & ~none, ~out & rows["epochs"].notna() & ~none
+    size = float(np.clip((MANY / max(len(rows), 1)) ** 0.35, 0.5, 1.0))
+    common: dict[str, Any] = {"ls": "", "alpha": alpha, "rasterized": len(rows) > MANY}
     for epochs, mark in marks.items():
         part = stopped & (rows["epochs"] == epochs)
-        axis.plot(x[part], rows.loc[part, "value"], ls="", marker=mark, ms=3.6, mfc="white", mec=others, mew=0.8, zorder=3)
-    axis.plot(x[full], rows.loc[full, "value"], ls="", marker="o", ms=4, mew=0, color=colour, zorder=4)
-    axis.plot(x[out], np.full(int(out.sum()), edge), ls="", marker=arrow, ms=3.6, mew=0, color=others, transform=at_edge, zorder=3)
-    axis.plot(x[none], np.full(int(none.sum()), edge), ls="", marker=WITHOUT, ms=4, mew=0.9, color=others, transform=at_edge, zorder=3)
+        axis.plot(x[part], rows.loc[part, "value"], marker=mark, ms=3.6 * size, mfc="white", mec=others, mew=0.8, zorder=3, **common)
+    axis.plot(x[full], rows.loc[full, "value"], marker="o", ms=4 * size, mew=0, color=colour, zorder=4, **common)
+    at_edge_common = common | {"transform": at_edge, "zorder": 3, "color": others}
+    axis.plot(x[out], np.full(int(out.sum()), edge), marker=arrow, ms=3.6 * size, mew=0, **at_edge_common)
+    axis.plot(x[none], np.full(int(none.sum()), edge), marker=WITHOUT, ms=4 * size, mew=0.9 * size, **at_edge_common)
 
 
 def _draw_variant(axis: Axes, rows: pd.DataFrame, mode: str, marks: dict[int, str], right: float) -> None:
