@@ -8,7 +8,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup demo test test-slow test-slurm chaos lint bench-loader bench-throughput bench-start bench-launch bench-search bench-barrier bench-halving bench-confirm bench-training bench-trials bench-gpu clean
+.PHONY: help setup demo test test-slow test-slurm chaos lint bench-loader bench-throughput bench-start bench-launch bench-search bench-barrier bench-halving bench-confirm bench-training bench-trials bench-gpu bench-analysis gallery clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-17s %s\n' "$$name" "$$text"; done
@@ -72,6 +72,12 @@ bench-trials: setup  ## trials per hour on a Fashion-MNIST-shaped grid, against 
 
 bench-gpu: setup  ## training on a GPU: data path, roofline, many trials on one GPU; nine minutes
 	@$(PY) -m benchmarks.gpu
+
+bench-analysis: setup  ## seconds that the figures take, against optuna's on the same trials; six minutes
+	@$(PY) -m benchmarks.analysis
+
+gallery: setup  ## the README's pictures again, from real digits studies; two minutes
+	@$(PY) docs/make_gallery.py
 
 clean:  ## remove .venv and caches; studies (runs/) and data (data/) stay
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

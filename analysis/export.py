@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from analysis.command import Parser
 from analysis.load import AnalysisError, Study, find_study, load, nearest, plural
-from analysis.plots import _Parser as Parser
 
 if TYPE_CHECKING:
     from analysis.exporters.runs import Outcome

@@ -15,15 +15,15 @@ one line in `FIGURES`.
 """
 
 import argparse
-import difflib
 import importlib
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from analysis import foreign, together
+from analysis.command import Parser
 from analysis.load import TRIALS, AnalysisError, NotForThisStudy, Study, find_study, load, nearest
 
 if TYPE_CHECKING:
@@ -59,19 +59,8 @@ def figure_module(name: str) -> FigureModule:
     return cast(FigureModule, importlib.import_module(f"analysis.figures.{name}"))
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse that names the option an unknown one was meant to be (Python's own does so from 3.14 on, for choices)."""
-
-    def error(self, message: str) -> NoReturn:
-        known = [o for action in self._actions for o in action.option_strings]
-        wrong = [w for w in message.split() if w.startswith("-")] if message.startswith("unrecognized") else []
-        close = [c for w in wrong for c in difflib.get_close_matches(w.split("=")[0], known, n=1, cutoff=0.5)]
-        hint = f"; did you mean {' '.join(close)}?" if close else f" (options: {', '.join(known)})" if wrong else ""
-        self.exit(2, f"{self.prog}: error: {message}{hint}\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m analysis.plots", description="Draw the figures and the results table of finished studies.",
+    parser = Parser(prog="python -m analysis.plots", description="Draw the figures and the results table of finished studies.",
                      allow_abbrev=False)
     parser.add_argument("studies", nargs="*", metavar="STUDY",
                         help="a study's name under runs/, its folder, or a table of another tool: CSV, Parquet or JSON lines, a row for "

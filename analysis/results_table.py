@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import best, cost, sentences, stats, winners
+from analysis import cost, sentences, stats, winners
 from analysis.load import STATUSES, NotForThisStudy, Study
+from analysis.stats import best
 
 NAME = "results"
 METRICS = ("last_train_loss", "val_acc", "test_acc")

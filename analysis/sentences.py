@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from analysis import best, noise, stats, winners
+from analysis import stats, winners
 from analysis.load import AnalysisError, Study
+from analysis.stats import best, noise
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -62,8 +62,8 @@ def _shape(config: dict[str, Any]) -> Shape:
 
 
 def _epochs_of(study: Path, *, device: str, ranks: int) -> list[tuple[Shape, list[float]]]:
-    """(shape, seconds of each epoch) of every such attempt of a study; nothing where its tables cannot be read. An epoch of trials that were
-    trained as one program is noted as each one's part of it."""
+    """(shape, seconds of each epoch) of every such attempt of a study; nothing where its tables cannot be read. What is noted for
+    an epoch of several trials, trained as one program, is each one's part of it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis import plots
-from tests.made_up_space import write_space
+from benchmarks.made_up_space import write_space
 from tests.made_up_study import write_search, write_study
 
 HOSTILE = ("<script>alert(1)</script>", "$\\frac{1}{0}$ & 100% #1 {x} ~^_", "; rm -rf \"$HOME\" `id` | cat", "a\nb\tc\x00", "x" * 200, "")

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import best, noise, stats
+from analysis import stats
+from analysis.stats import best, noise
 
 ROUNDS = 200_000
 SIZES = (3, 5, 10)

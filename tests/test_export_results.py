@@ -23,8 +23,8 @@ import pytest
 from analysis import export
 from analysis.exporters.runs import runs, safe, shown
 from analysis.load import load
+from benchmarks.made_up_space import write_space
 from tests.exported import READERS, hostile_study, identities, known_study, plain, read_mlflow, wandb_server
-from tests.made_up_space import write_space
 from tests.made_up_study import EPOCHS, trial_schema, write_search, write_study, write_table
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,10 +21,10 @@ from analysis.load import load
 from analysis.report import failures, page, rows
 from analysis.report.__main__ import main
 from analysis.report.facts import best_config, verdict, what_ran
+from benchmarks.made_up_space import write_space
 from harness import report as from_launch
 from harness.grid import parse_grid
 from harness.tables import _ATTEMPTS
-from tests.made_up_space import write_space
 from tests.made_up_study import write_search, write_study, write_table
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ from machine import ClusterError, install_packages  # slurm/devcluster, whose fo
 
 from analysis.load import load
 from analysis.report import page as report
-from tests.made_up_space import write_space
+from benchmarks.made_up_space import write_space
 from tests.made_up_study import write_study
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install .[dev]")
@@ -305,11 +305,13 @@ def test_copying(opened: Callable[..., Any]) -> None:
     tab = opened("space", permissions=["clipboard-read", "clipboard-write"])
     for near, wanted in (("#best", tab.locator("#toml").inner_text()), ("#trial", tab.locator("#command").inner_text())):
         tab.locator(near).get_by_role("button", name="Copy").click()
-        assert tab.locator(near).get_by_role("button", name="Copied").is_visible()
+        tab.locator(near).get_by_role("button", name="Copied").wait_for()
         assert tab.evaluate("navigator.clipboard.readText()").strip() == wanted.strip()
     assert "[fixed]" in tab.locator("#toml").inner_text()
     tab.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('not here')); }")
-    tab.locator("#trial").get_by_role("button").click()
+    tab.evaluate("navigator.clipboard.write([new ClipboardItem({ 'text/plain': new Blob(['other'], { type: 'text/plain' }) })])")
+    tab.locator("#trial").get_by_role("button", name="Copy", exact=True).click()
+    tab.locator("#trial").get_by_role("button", name="Copied").wait_for()
     box(tab, "trial").focus()
     tab.keyboard.press("Control+V")
     assert box(tab, "trial").input_value() == tab.locator("#command").inner_text()

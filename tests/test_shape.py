@@ -100,7 +100,7 @@ def run_and_list_modules(module: str, arguments: list[str], cwd: Path = ROOT) ->
 
 
 @pytest.mark.parametrize("module", ["harness.launch", "harness.stage", "harness.status", "harness.why", "harness.logs", "harness.cancel",
-                                    "harness.convert", "analysis.plots", "jobs.train"])
+                                    "harness.convert", "analysis.plots", "analysis.report", "analysis.export", "jobs.train"])
 def test_help_is_quick(module: str) -> None:
     status, text, loaded = run_and_list_modules(module, ["--help"])
     assert status == 0 and "usage:" in text
@@ -249,7 +249,7 @@ def test_readme_names_every_folder_and_module() -> None:
 
 
 COMMANDS = ("harness.launch", "harness.stage", "harness.status", "harness.why", "harness.logs", "harness.cancel", "harness.convert",
-            "analysis.plots", "jobs.train", "jobs.models")
+            "analysis.plots", "analysis.report", "analysis.export", "jobs.train", "jobs.models")
 
 
 @pytest.mark.parametrize("module", COMMANDS)

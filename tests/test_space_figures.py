@@ -9,14 +9,14 @@ import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from analysis import association as stats
-from analysis import importance as model
 from analysis import parameters, scales, style
 from analysis.figures import association, importance, interactions, parallel, slices
 from analysis.load import AnalysisError, NotForThisStudy, Study, load, study_of
 from analysis.parameters import Parameter
 from analysis.plots import FigureModule
-from tests.made_up_space import write_space
+from analysis.stats import association as stats
+from analysis.stats import importance as model
+from benchmarks.made_up_space import write_space
 from tests.made_up_study import write_search, write_study
 
 FIGURES: tuple[FigureModule, ...] = (parallel, slices, interactions, importance, association)
@@ -25,7 +25,7 @@ IRRELEVANT = ["momentum", "beta2", "width", "kernel", "weight_decay", "label_smo
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """A thousand configs whose truth is in the docstring of tests/made_up_space.py."""
+    """A thousand configs whose truth is in the docstring of benchmarks/made_up_space.py."""
     return load(write_space(tmp_path_factory.mktemp("runs") / "space", epochs=2))
 
 

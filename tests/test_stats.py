@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import best, noise, stats
+from analysis import stats
+from analysis.stats import best, noise
 
 # t quantiles of printed tables, two-sided 95 %: 2, 3 and 9 degrees of freedom
 T2, T3, T9 = 4.302653, 3.182446, 2.262157

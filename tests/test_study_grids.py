@@ -59,10 +59,10 @@ STAND_INS = {
 }
 
 
-def smaller(text: str) -> str:
-    """A grid's text with one epoch (two where it has 20, as variants may differ by that alone), batches of 16, images of 32 pixels where it
-    has 224, one seed and no precision of its own."""
-    for key, was, becomes in (("epochs", r"(?!20)\d+", "1"), ("epochs", "20", "2"), ("batch_size", r"\d+", "16"),
+def smaller(text: str, *, epochs: int = 1) -> str:
+    """A grid's text with so many epochs (one more where it has 20, as variants may differ by that alone), batches of 16, images of 32 pixels
+    where it has 224, one seed and no precision of its own."""
+    for key, was, becomes in (("epochs", r"(?!20)\d+", f"{epochs}"), ("epochs", "20", f"{epochs + 1}"), ("batch_size", r"\d+", "16"),
                               ("image_size", "224", "32"), ("train_images", r"\d+", "60"), ("seeds", r"\[.*\]", "[0]"),
                               ("precision", ".*", '"fp32"')):
         text = re.sub(rf"^({key} *)= {was}", rf"\1= {becomes}", text, flags=re.MULTILINE)
@@ -85,14 +85,15 @@ def source_with_weights(folder: Path, data: Path, models: tuple[str, ...]) -> Pa
     return folder
 
 
-def launch(name: str, stand_in: StandIn, folder: Path, *, more: tuple[str, ...] = ()) -> Path:
+def launch(name: str, stand_in: StandIn, folder: Path, *, epochs: int = 1, more: tuple[str, ...] = ()) -> Path:
     """Launches a grid, made smaller, from `folder`, beside studies launched before; it must succeed. Returns the study's folder.
 
     Args:
+        epochs: of each trial, one more where the grid has 20.
         more: settings that count more than those that make it small.
     """
     grid, study = folder / f"{name}.toml", folder / "runs" / name
-    grid.write_text(smaller((ROOT / "grids" / grid.name).read_text()))
+    grid.write_text(smaller((ROOT / "grids" / grid.name).read_text(), epochs=epochs))
     settings = ["local.ranks=2", "local.cpus_per_trial=2", *stand_in.settings]
     if "[search]" in grid.read_text():
         settings += ["search.trials=2", "search.wave=2", "confirm.top=1", "confirm.seeds=1"]

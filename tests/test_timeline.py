@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import plots, style, timeline
+from analysis import plots, slots, style
 from analysis.figures import timeline as figure_of
 from analysis.load import NotForThisStudy, Study, load
 from tests.made_up_study import write_study
@@ -66,7 +66,7 @@ def two_slots(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def test_lanes_waits_and_what_was_lost_by_hand(two_slots: Study) -> None:
-    table = timeline.attempts(two_slots)
+    table = slots.attempts(two_slots)
     order = dict(zip(two_slots.trials["trial_id"], two_slots.trials["seed"], strict=True))
     rows = {(int(order[row.trial_id]), int(row.attempt)): row for row in table.itertuples()}
     assert {of: (row.lane, row.begin_h, row.end_h) for of, row in rows.items()} == {
@@ -77,7 +77,7 @@ def test_lanes_waits_and_what_was_lost_by_hand(two_slots: Study) -> None:
     # of the preempted 2 h the first epoch was kept; what raised came to nothing
     assert {of: row.lost_h for of, row in rows.items()} == {(0, 0): 1, (1, 0): 1, (2, 0): 0, (0, 1): 0}
     assert {of: row.ended for of, row in rows.items()} == {(0, 0): "taken away", (1, 0): "failed", (2, 0): "finished", (0, 1): "finished"}
-    told = timeline.summary(table)
+    told = slots.summary(table)
     assert (told.slots, told.hours, told.busy, told.median_wait_h) == (2, 6, 7.5 / 12, 1)
     assert told.lost_h == {"taken away": 1, "failed": 1}
     said = texts(two_slots)
@@ -86,10 +86,10 @@ def test_lanes_waits_and_what_was_lost_by_hand(two_slots: Study) -> None:
 
 
 def test_several_ranks_are_several_slots(tmp_path: Path) -> None:
-    table = timeline.attempts(study_of(tmp_path / "s", [
+    table = slots.attempts(study_of(tmp_path / "s", [
         {"trial": 0, "started": 0, "ended": 2, "ranks": 4, "queued": 0},
         {"trial": 1, "started": 2, "ended": 3, "cause": "killed", "queued": 0, "pid": 2}]))
-    told = timeline.summary(table)
+    told = slots.summary(table)
     assert (told.slots, told.busy, told.lost_h) == (4, 9 / 12, {"failed": 1})
 
 
@@ -99,11 +99,11 @@ def test_trained_together_they_share_a_lane(tmp_path: Path) -> None:
             for i in range(3)]
     rows += [{"trial": 3, "started": 0.5, "ended": 2, "queued": 0}]
     rows += [{"trial": 4 + i, "started": 4, "ended": 5, "fused": 2, "queued": 0} for i in range(2)]
-    table = timeline.attempts(study_of(tmp_path / "s", rows))
+    table = slots.attempts(study_of(tmp_path / "s", rows))
     assert table["program"].tolist() == [0, 0, 0, 1, 2, 2] and table["lane"].tolist() == [0, 0, 0, 1, 1, 1]
     assert table["members"].tolist() == [3, 3, 3, 1, 2, 2] and table["member"].tolist() == [0, 1, 2, 0, 0, 1]
     assert table["lost_h"].tolist() == [pytest.approx(1 / 3), 0, 0, 0, 0, 0]
-    told = timeline.summary(table)
+    told = slots.summary(table)
     assert (told.slots, told.hours, told.busy) == (2, 5, 5.5 / 10)  # 3 + 1.5 + 1 hours of programs
 
 
@@ -114,9 +114,9 @@ def test_a_study_that_went_on_a_week_later(tmp_path: Path) -> None:
         {"trial": 0, "queued": 0, "started": 0, "ended": 2},
         {"trial": 1, "queued": 0, "started": 4, "ended": 5, "pid": 2},
         {"trial": 2, "queued": week, "started": week + 1, "ended": week + 3, "pid": 3}])
-    table = timeline.attempts(study)
-    assert timeline.gaps(table) == [(5, week)]
-    told = timeline.summary(table)
+    table = slots.attempts(study)
+    assert slots.gaps(table) == [(5, week)]
+    told = slots.summary(table)
     assert told.hours == 5 + 3 and told.busy == 5 / 8
     said = texts(study)
     assert "6.8 days idle" in said and "1 idle time cut out" in said and "5 169 170 171" in said
@@ -129,7 +129,7 @@ def test_still_running_lost_and_never_begun(tmp_path: Path) -> None:
         {"trial": 2, "queued": 0, "started": 1, "cause": "lost", "pid": 3, "epochs": [1.0, 0.5]},
         {"trial": 3, "queued": 0, "started": None, "cause": "lost", "pid": 4},
         {"trial": 4, "queued": 0, "started": 5, "ended": 4.5, "cause": "a cause of another version", "pid": 5}])
-    table = timeline.attempts(study)
+    table = slots.attempts(study)
     assert table[["begin_h", "end_h"]].to_numpy().tolist() == [[0, 4], [1, 5], [1, 2.5], [5, 5]]
     assert table["ended"].tolist() == ["finished", "still running", "failed", "failed"] and table["lost_h"].tolist() == [0, 0, 1.5, 0]
     said = texts(study)
@@ -139,13 +139,13 @@ def test_still_running_lost_and_never_begun(tmp_path: Path) -> None:
 def test_hosts_are_named_where_they_are_few(tmp_path: Path) -> None:
     few = study_of(tmp_path / "few", [{"trial": i, "queued": 0, "started": 0, "ended": 1, "host": f"node{i}.some.where", "pid": i}
                                       for i in (0, 2, 10)])
-    table = timeline.attempts(few)
+    table = slots.attempts(few)
     assert dict(zip(table["host"].str.split(".").str[0], table["lane"], strict=True)) == {"node0": 0, "node2": 1, "node10": 2}
     assert "node0 node2 node10" in texts(few) and "some.where" not in texts(few)
     many = study_of(tmp_path / "many", [{"trial": i, "queued": 0, "started": i, "ended": i + 1, "host": f"n{i}", "pid": i}
                                         for i in range(60)])
-    table = timeline.attempts(many)
-    assert set(table["lane"]) == {0} and timeline.summary(table).slots == 1 and "n59" not in texts(many)
+    table = slots.attempts(many)
+    assert set(table["lane"]) == {0} and slots.summary(table).slots == 1 and "n59" not in texts(many)
     unnamed = study_of(tmp_path / "unnamed", [{"trial": 0, "started": 0, "ended": 1, "host": None, "pid": None, "worker": None}])
     assert "Waits are not known" in texts(unnamed)
 
@@ -153,8 +153,8 @@ def test_hosts_are_named_where_they_are_few(tmp_path: Path) -> None:
 def test_earlier_versions_and_studies_without_attempts(tmp_path: Path) -> None:
     old = study_of(tmp_path / "old", [{"trial": 0, "started": 0, "ended": 1}, {"trial": 1, "started": 1, "ended": 2}],
                    drop=("queued", "host", "pid", "worker", "fused", "device"))
-    table = timeline.attempts(old)
-    assert table["wait_h"].isna().all() and timeline.gaps(table) == [] and math.isnan(timeline.summary(table).median_wait_h)
+    table = slots.attempts(old)
+    assert table["wait_h"].isna().all() and slots.gaps(table) == [] and math.isnan(slots.summary(table).median_wait_h)
     assert "nothing lost" in texts(old)
     for name, rows in (("none", []), ("unbegun", [{"trial": 0, "started": None}])):
         with pytest.raises(NotForThisStudy, match=r"no attempts\.parquet"):
@@ -169,8 +169,8 @@ def test_a_moment_and_many_attempts(tmp_path: Path) -> None:
     many = [{"trial": i, "queued": 0, "started": i // 3, "ended": i // 3 + 0.9, "pid": i % 3, "cause": ["done", "preempted"][i % 7 == 0]}
             for i in range(3000)]
     study = study_of(tmp_path / "many", many)
-    table = timeline.attempts(study)
-    assert set(table["lane"]) == {0, 1, 2} and timeline.summary(table).busy == pytest.approx(0.9, abs=1e-3)
+    table = slots.attempts(study)
+    assert set(table["lane"]) == {0, 1, 2} and slots.summary(table).busy == pytest.approx(0.9, abs=1e-3)
     assert "3000 attempts" in texts(study, "slide") and "42 days" in texts(study)
 
 
@@ -178,4 +178,4 @@ def test_it_is_one_of_the_figures(two_slots: Study, tmp_path: Path) -> None:
     assert {"confusion", "timeline"} <= set(plots.FIGURES)
     paths = plots.write(two_slots, tmp_path, only=["timeline"])
     assert [path.suffix for path in paths] == [".png", ".pdf", ".svg", ".csv"]
-    pd.testing.assert_frame_equal(pd.read_csv(paths[3])[["lane", "lost_h"]], timeline.attempts(two_slots)[["lane", "lost_h"]])
+    pd.testing.assert_frame_equal(pd.read_csv(paths[3])[["lane", "lost_h"]], slots.attempts(two_slots)[["lane", "lost_h"]])

@@ -17,8 +17,8 @@ import pytest
 from analysis import cost, plots, style
 from analysis.figures import curves, curves_cost, first_best, isolation, pareto, progress, rungs, schedules
 from analysis.load import AnalysisError, NotForThisStudy, Study, load
-from analysis.stats_search import expected_best
-from tests.made_up_space import write_space
+from analysis.stats.expected import expected_best
+from benchmarks.made_up_space import write_space
 from tests.made_up_study import write_search, write_study, write_table
 
 MINE = ("curves", "curves_cost", "schedules", "progress", "isolation", "pareto", "first_best", "rungs", "search")

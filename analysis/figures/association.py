@@ -7,12 +7,13 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analysis import association, style
-from analysis.association import BINS, EPSILON, MIN_N, RHO, V
+from analysis import style
 from analysis.figures.search import EARLY
-from analysis.importance import by_importance, objective
 from analysis.load import AnalysisError, NotForThisStudy, Study, plural
 from analysis.parameters import configs
+from analysis.stats import association
+from analysis.stats.association import BINS, EPSILON, MIN_N, RHO, V
+from analysis.stats.importance import by_importance, objective
 
 NAME, TITLE = "association", "What goes together"
 MAX_PARAMETERS = 16

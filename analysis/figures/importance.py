@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from analysis import style
-from analysis.importance import CLIP, REFITS, importance
 from analysis.load import Study
+from analysis.stats.importance import CLIP, REFITS, importance
 
 NAME, TITLE = "importance", "Which parameters decide"
 MAX_ROWS = 30

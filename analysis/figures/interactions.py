@@ -15,12 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from analysis import association, stats, style
-from analysis.association import quantile_bins
-from analysis.importance import importance, objective
+from analysis import stats, style
 from analysis.load import AnalysisError, NotForThisStudy, Study
 from analysis.parameters import Parameter, configs, factors, places
 from analysis.scales import Scale, aside, said, scale, short
+from analysis.stats import association
+from analysis.stats.association import quantile_bins
+from analysis.stats.importance import importance, objective
 
 NAME, TITLE = "interactions", "Which parameters need each other"
 PAIRS = 3

@@ -7,8 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import noise, stats, style
+from analysis import stats, style
 from analysis.load import NotForThisStudy, Study
+from analysis.stats import noise
 
 NAME, TITLE = "noise", "Seed noise against effect"
 MAX_ROWS = 30

@@ -12,10 +12,10 @@ from matplotlib.lines import Line2D
 
 from analysis import style
 from analysis.figures.search import EARLY
-from analysis.importance import by_importance
 from analysis.load import AnalysisError, NotForThisStudy, Study, plural
 from analysis.parameters import OWN, Parameter, best, configs, factors, places
 from analysis.scales import Scale, aside, scale
+from analysis.stats.importance import by_importance
 
 NAME, TITLE = "parallel", "Parallel coordinates"
 ACCENT = style.COLOURS[1]

@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import best, cost, parameters, scales, stats, style
+from analysis import cost, parameters, scales, stats, style
 from analysis.figures.search import CONFIRMED, beyond, draw_configs, limits, rung_key, rung_marks, searched
 from analysis.load import AnalysisError, Study
 from analysis.parameters import Parameter
+from analysis.stats import best
 
 NAME, TITLE = "pareto", "What is gained for what it costs"
 MAX_NUMBERS, MAX_NAMES = 8, 12

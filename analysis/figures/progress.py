@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from analysis import cost, style
 from analysis.figures.search import beyond, draw_configs, limits, rung_key, rung_marks, searched, shown_variants
 from analysis.load import Study
-from analysis.stats_search import expected_best
+from analysis.stats.expected import expected_best
 
 NAME, TITLE = "progress", "Progress of the search"
 MOST = len(style.COLOURS)

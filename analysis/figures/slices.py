@@ -11,12 +11,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis import style
-from analysis.association import quantile_bins
 from analysis.figures.search import CONFIRMED, EARLY, beyond, draw_configs, limits, rung_key, rung_marks, searched, shown_variants
-from analysis.importance import by_importance
 from analysis.load import NotForThisStudy, Study, plural
 from analysis.parameters import Parameter, best, configs, parameters, places
 from analysis.scales import Scale, aside, scale
+from analysis.stats.association import quantile_bins
+from analysis.stats.importance import by_importance
 
 NAME, TITLE = "slices", "What was tuned against what it gave"
 MAX_PANELS = 16

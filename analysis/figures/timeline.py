@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 
-from analysis import cost, style, timeline
+from analysis import cost, slots, style
 from analysis.load import Study, plural
 
 NAME, TITLE = "timeline", "What ran when, and where"
 COLOURS = {"finished": "#0072B2", "stopped at its rung": "#8CC5E8", "infeasible": "#444444", "taken away": "#E69F00", "failed": "#AA4499",
            "cancelled": "#8f8f8f", "still running": "#D9E8F2"}
-"""By `timeline.ENDS`; dark and light, so that they stay apart for colour-blind readers and in print."""
+"""By `slots.ENDS`; dark and light, so that they stay apart for colour-blind readers and in print."""
 WAIT = "#d4d4d4"
 MANY = 500
 """With more attempts bars have no white edge between them, and are drawn as pixels."""
@@ -33,12 +33,12 @@ UNITS = ((120 / 3600, 3600.0, "s", "seconds"), (2.0, 60.0, "min", "minutes"), (9
 
 
 def table(study: Study) -> pd.DataFrame:
-    """What is drawn: one row for each attempt that began; the columns of `timeline.attempts`.
+    """What is drawn: one row for each attempt that began; the columns of `slots.attempts`.
 
     Raises:
         NotForThisStudy: the study has no attempts.
     """
-    return timeline.attempts(study)
+    return slots.attempts(study)
 
 
 def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
@@ -49,7 +49,7 @@ def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
     axes = figure.subplots()
     panel(axes, data)
     wide, high = figure.get_size_inches()
-    lines = textwrap.wrap(_headline(timeline.summary(data), study), round(wide * 13))
+    lines = textwrap.wrap(_headline(slots.summary(data), study), round(wide * 13))
     figure.set_size_inches(wide, high + 0.1 + 0.16 * len(lines))
     counts = data["ended"].value_counts()
     marks = [Patch(facecolor=COLOURS[name], edgecolor=_edge(name), label=f"{name} ({counts[name]})") for name in COLOURS if name in counts]
@@ -74,8 +74,8 @@ def _above(figure: Figure, lines: Sequence[str], *, key_lines: int) -> None:
 
 
 def panel(axes: Axes, data: pd.DataFrame) -> None:
-    """The bars of `timeline.attempts`, their lanes and hosts, waves and cuts."""
-    cuts, unit = timeline.gaps(data), _unit(timeline.summary(data).hours)
+    """The bars of `slots.attempts`, their lanes and hosts, waves and cuts."""
+    cuts, unit = slots.gaps(data), _unit(slots.summary(data).hours)
     place = _Axis(data, cuts)
     few = len(data) <= MANY
     thick = 0.42 if few else 0.47
@@ -230,7 +230,7 @@ def _cut(axes: Axes, place: _Axis, since: float, until: float) -> None:
               va="center", fontsize=6.5, color=style.MUTED, zorder=15, clip_on=True)
 
 
-def _headline(told: timeline.Summary, study: Study) -> str:
+def _headline(told: slots.Summary, study: Study) -> str:
     known, least = not np.isnan(told.median_wait_h), 1 / 3600
     wait = f" · median wait {_in_unit(told.median_wait_h) if told.median_wait_h >= least else 'under 1 s'}" if known else ""
     used = f"{plural(told.slots, 'slot')} in use {100 * told.busy:.0f}\u00a0% of {_in_unit(told.hours)}"
@@ -265,4 +265,4 @@ def _caption(data: pd.DataFrame, study: Study) -> str:
     text += f" {plural(unseen, 'attempt')} never began." if unseen > 0 else ""
     waves = sum(name != "confirm" for _, name in _boundaries(data))
     text += f" The starts of {waves + 1} waves are not marked." if waves > MAX_WAVES else ""
-    return text + (f" Dashed: {plural(len(timeline.gaps(data)), 'idle time')} cut out." if timeline.gaps(data) else "")
+    return text + (f" Dashed: {plural(len(slots.gaps(data)), 'idle time')} cut out." if slots.gaps(data) else "")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.command import Parser
 from analysis.load import AnalysisError, find_study, load
 
 NAME = "report.html"
@@ -17,8 +18,8 @@ NAME = "report.html"
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(prog="python -m analysis.report", allow_abbrev=False,
-                                      description="Write one HTML file with all that a study says. It needs no network.")
+    options = Parser(prog="python -m analysis.report", allow_abbrev=False,
+                     description="Write one HTML file with all that a study says. It needs no network.")
     options.add_argument("study", nargs="?", metavar="STUDY", help="a study's name under runs/, or its folder (default: the newest study)")
     options.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the folder that holds the studies (default: runs)")
     options.add_argument("--out", type=Path, metavar="FILE", help=f"where to write (default: {NAME} in the study's folder)")

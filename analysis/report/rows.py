@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis import cost, stats
-from analysis.importance import by_importance
 from analysis.load import NotForThisStudy, Study
 from analysis.parameters import Parameter, parameters
+from analysis.stats.importance import by_importance
 
 MAX_TRIALS = 5000
 MAX_CELLS = 120_000

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis import stats
-from analysis.association import codes_of
 from analysis.load import AnalysisError, NotForThisStudy, Study
 from analysis.parameters import Parameter, configs, factors, places
+from analysis.stats.association import codes_of
 
 MIN_R2 = 0.2
 """Below this out-of-bag R2 the forest has learned too little for its importances to mean anything."""

@@ -1,6 +1,6 @@
 """Writes large made-up searches in the tables' real schema: twelve parameters of every kind, seeds, attempts with waits and preemptions.
 
-    python -m tests.made_up_space DIR --trials 1000 --epochs 30
+    python -m benchmarks.made_up_space DIR --trials 1000 --epochs 30
 
 The truth is known, so that figures can be judged: `lr` matters most (best near 0.01, and lower for deeper networks), then `optimizer`,
 `depth` and `dropout`; `batch_size` and `augment` matter a little; `momentum` (read with sgd only), `beta2` (with adamw only), `width`,
