@@ -60,8 +60,8 @@ STAND_INS = {
 
 
 def smaller(text: str, *, epochs: int = 1) -> str:
-    """A grid's text with so many epochs (one more where it has 20, as variants may differ by that alone), batches of 16, images of 32 pixels
-    where it has 224, one seed and no precision of its own."""
+    """A grid's text with so many epochs (one more where it has 20, as variants may differ by that alone), batches of 16, images of 32
+    pixels where it has 224, one seed and no precision of its own."""
     for key, was, becomes in (("epochs", r"(?!20)\d+", f"{epochs}"), ("epochs", "20", f"{epochs + 1}"), ("batch_size", r"\d+", "16"),
                               ("image_size", "224", "32"), ("train_images", r"\d+", "60"), ("seeds", r"\[.*\]", "[0]"),
                               ("precision", ".*", '"fp32"')):
