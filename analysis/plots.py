@@ -164,23 +164,27 @@ def write(study: Study, out: Path, *, only: Sequence[str] | None = None, size: s
     Raises:
         AnalysisError: the study has no finished trial, or no config of its search has a value; or none that was asked for can be drawn.
     """
-    from analysis import latex, results_table, sentences, style
+    from analysis import drawing, latex, results_table, sentences, style
 
     if study.search is None or study.search.configs["value"].isna().all():
         study.done()
-    written: list[Path] = []
-    for name in FIGURES if only is None else only:
+    def use(study: Study, name: str) -> list[Path]:
         module = figure_module(name)
-        try:
-            data = module.table(study)
-        except AnalysisError as error:
-            if only is not None or study.ours and not isinstance(error, NotForThisStudy):
-                print(f"left out {module.NAME}: {error}", file=sys.stderr)
-            continue
+        data = module.table(study)
         with style.context(size):
             figure = style.new_figure()
             module.draw(figure, data, study)
-            written += _told(style.save(figure, out, module.NAME, data))
+            return style.save(figure, out, module.NAME, data)
+
+    written: list[Path] = []
+    for name, paths in drawing.drawn(study, FIGURES if only is None else only, use):
+        if isinstance(paths, AnalysisError):
+            if only is not None or study.ours and not isinstance(paths, NotForThisStudy):
+                print(f"left out {name}: {paths}", file=sys.stderr)
+        elif isinstance(paths, Exception):
+            raise paths
+        else:
+            written += _told(paths)
     if only is not None:
         if not written:
             raise AnalysisError(f"{study.name}: none of these figures could be drawn")

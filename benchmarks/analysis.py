@@ -5,7 +5,7 @@
 
 Ours: each figure as users get it (its table, the drawing, PNG, PDF, SVG and CSV), and the whole command in a fresh process, with its peak
 memory. Theirs: the figure of optuna.visualization.matplotlib that shows most nearly the same, of the same trials in memory, written as
-PNG alone. Both in a fork of a process that has everything imported, in turns.
+PNG alone. Both in a fork of a process that has drawn a figure already, so that imports and fonts are there, in turns.
 """
 
 import argparse
@@ -77,6 +77,7 @@ def _figures(space: Path, folder: Path, *, rounds: int) -> tuple[list[str], dict
         except AnalysisError:
             continue
         figures.append(name)
+    _ours(space, figures[0], folder / "first")
     log = folder / "log"
     arms: dict[str, Callable[[], report.Sample]] = {}
     rival = _optuna_study(study, folder / "optuna")

@@ -1,8 +1,10 @@
 """Makes the README's gallery from real studies: trains the digits studies, draws their figures and keeps small copies of some.
 
-    make gallery        # two minutes on two cores; writes docs/gallery/*.png
+    make gallery        # a minute on two cores; writes docs/gallery/*.png. The report's picture needs Chromium
 """
 
+import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 GALLERY = {"digits": ("comparison", "curves", "confusion"),
-           "digits_search": ("parallel", "slices", "interactions", "importance", "association", "search", "rungs", "progress", "timeline")}
+           "digits_search": ("slices", "parallel", "rungs", "timeline")}
 """Study -> the figures of it that are kept."""
 WIDTH_PX, COLOURS = 1000, 128
 
@@ -25,9 +27,30 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "analysis.plots", f"runs/{study}"], cwd=root, check=True)
         for figure in figures:
             with Image.open(root / "runs" / study / "figures" / f"{figure}.png") as image:
-                small = image.convert("RGB").resize((WIDTH_PX, round(image.height * WIDTH_PX / image.width)), Image.Resampling.LANCZOS)
-                few = small.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-                few.save(out / f"{study}-{figure}.png", optimize=True)
+                keep(image, out / f"{study}-{figure}.png")
+    if chromium := shutil.which("chromium"):
+        with Image.open(io.BytesIO(screenshot(root / "runs" / "digits" / "report.html", chromium))) as image:
+            keep(image, out / "report.png")
+
+
+def keep(image: Image.Image, path: Path) -> None:
+    """Writes a small copy of a picture."""
+    small = image.convert("RGB").resize((WIDTH_PX, round(image.height * WIDTH_PX / image.width)), Image.Resampling.LANCZOS)
+    few = small.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
+
+
+def screenshot(page: Path, chromium: str) -> bytes:
+    """The top of the report as a browser shows it, PNG."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as tools:
+        browser = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        window = browser.new_page(viewport={"width": 1000, "height": 980}, color_scheme="light")
+        window.goto(page.as_uri())
+        picture = window.screenshot()
+        browser.close()
+    return picture
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ RASTER = 500
 """From so many lines on they are pixels in a PDF and SVG, which would be slow to open otherwise."""
 LANE = -0.15
 """Where the lines of configs that do not read a parameter pass, below its axis."""
-STEPS = 16
-"""Pieces of a curve between two axes."""
+FINE, COARSE = 20, 8
+"""Pieces of a curve between two axes; coarse where so many lines are drawn that each costs and none stands out."""
 INFEASIBLE = "#c4c4c4"
 
 
@@ -98,8 +98,7 @@ def panel(axes: Axes, data: pd.DataFrame, parameters: list[Parameter], study: St
     value = np.clip((data["value"].to_numpy(dtype=float) - low) / (high - low), 0, 1)
     none = np.isnan(value)
     value[none] = LANE + 0.05 * aside(int(none.sum()))
-    x, y = _curves(np.column_stack([*heights, value]))
-    _lines(axes, x, y, data)
+    _lines(axes, np.column_stack([*heights, value]), data)
     ticks, write = style.round_ticks(most=6).tick_values(min(low, high), max(low, high)), style.tick_format(study.metric)
     places_of = [((tick - low) / (high - low), write(float(tick))) for tick in ticks]
     _axis(axes, len(parameters), [(y, text) for y, text in places_of if 0 <= y <= 1], width=1.6)
@@ -123,27 +122,26 @@ def _heights(its: Scale, values: "pd.Series[float]") -> npt.NDArray[np.float64]:
     return out
 
 
-def _curves(heights: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Smoothstep between neighbouring axes: x (points), y (lines, points)."""
-    t = np.linspace(0, 1, STEPS, endpoint=False)
+def _curves(heights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Smoothstep between the heights (lines, axes) at neighbouring axes: (lines, points, 2)."""
+    t = np.linspace(0, 1, COARSE if len(heights) > RASTER else FINE, endpoint=False)
     ease = t * t * (3 - 2 * t)
     gaps = heights[:, :-1, None] + (heights[:, 1:] - heights[:, :-1])[:, :, None] * ease
-    x = (np.arange(heights.shape[1] - 1)[:, None] + t).reshape(-1)
-    return np.append(x, heights.shape[1] - 1.0), np.column_stack([gaps.reshape(len(heights), -1), heights[:, -1]])
+    x = np.append((np.arange(heights.shape[1] - 1)[:, None] + t).reshape(-1), heights.shape[1] - 1.0)
+    y = np.column_stack([gaps.reshape(len(heights), len(x) - 1), heights[:, -1]])
+    return np.stack([np.broadcast_to(x, y.shape), y], axis=2)
 
 
-def _lines(axes: Axes, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], data: pd.DataFrame) -> None:
+def _lines(axes: Axes, heights: npt.NDArray[np.float64], data: pd.DataFrame) -> None:
     """Beneath what diverged, then from the worst to the best, then the best ones."""
     place, top = data["place"].to_numpy(dtype=float), data["best"].to_numpy(dtype=bool)
     none, thin = np.isnan(place), float(np.clip(14 / math.sqrt(len(data)), 0.4, 1.2))
     alpha = float(np.clip(14 / math.sqrt(len(data)), 0.35, 0.9))
     for which, colours, width, opaque, zorder in ((none, INFEASIBLE, thin, alpha, 1), (~none & ~top, None, thin, alpha, 2),
                                                   (top, "white", 2.0, 1.0, 3), (top, ACCENT, 1.2, 1.0, 4)):
-        rows = y[which]
-        paths = np.stack([np.broadcast_to(x, rows.shape), rows], axis=2)
         axes.add_collection(LineCollection(
-            list(paths), colors=style.rank_colours(place[which]) if colours is None else colours, linewidths=width, alpha=opaque,
-            zorder=zorder, rasterized=len(rows) > RASTER, capstyle="butt"), autolim=False)
+            list(_curves(heights[which])), colors=style.rank_colours(place[which]) if colours is None else colours, linewidths=width,
+            alpha=opaque, zorder=zorder, rasterized=int(which.sum()) > RASTER, capstyle="butt"), autolim=False)
 
 
 def _axis(axes: Axes, at: int, ticks: list[tuple[float, str]], *, width: float = 0.8) -> None:

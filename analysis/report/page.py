@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image, ImageChops
 
-from analysis import style
+from analysis import drawing, style
 from analysis.load import AnalysisError, NotForThisStudy, Study
 from analysis.plots import FIGURES, figure_module
 from analysis.report import facts, failures, rows
@@ -49,15 +49,13 @@ class Picture:
 def pictures(study: Study) -> tuple[list[Picture], list[str]]:
     """All figures that the study has data for, and a sentence for each that should be there and could not be drawn."""
     found, missing = [], []
-    for name in FIGURES:
-        try:
-            found.append(picture(study, name))
-        except NotForThisStudy:
-            continue
-        except AnalysisError as error:
-            missing.append(f"{name}: {error}")
-        except Exception as error:  # of a figure's own making: it must not take the page with it
-            missing.append(f"{name}: {type(error).__name__}: {error}")
+    for name, made in drawing.drawn(study, FIGURES, picture):
+        if isinstance(made, Picture):
+            found.append(made)
+        elif isinstance(made, AnalysisError):
+            missing += [] if isinstance(made, NotForThisStudy) else [f"{name}: {made}"]
+        else:  # an exception of a figure's own making must not take the page with it
+            missing.append(f"{name}: {type(made).__name__}: {made}")
     return found, missing
 
 
