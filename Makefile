@@ -18,10 +18,10 @@ setup: $(READY)  ## install everything into .venv; at once when it is up to date
 $(READY): requirements.txt setup.cfg pyproject.toml .ci/setup
 	@PYTHON='$(PYTHON)' bash .ci/setup $(READY)
 
-demo: setup  ## the digits study and its figures, about a minute on two cores
+demo: setup  ## the digits study, its report and figures, about a minute on two cores
 	@$(PY) -m harness.launch --local
 	@$(PY) -m analysis.plots runs/digits
-	@printf '\nThe figures are in %s\n' "$$PWD/runs/digits/figures"
+	@printf '\nOpen the report in a browser: %s\nThe figures are in %s\n' "$$PWD/runs/digits/report.html" "$$PWD/runs/digits/figures"
 
 test: setup  ## the fast tests and those of the repository's shape
 	@$(PY) -m pytest -q -m 'not slow and not slurm' -n 2

@@ -136,4 +136,4 @@ def _compared(study: Study, columns: list[str]) -> pd.DataFrame:
                      "value": float(values.mean()) if len(values) else math.nan, "chosen": bool(len(values)),
                      "trial_id": part["trial_id"].iloc[0], **dict(zip(columns, key[1:], strict=True))})
         number[variant] = number.get(variant, 0) + 1
-    return pd.DataFrame(rows).astype({"epochs": "Int64"})
+    return pd.DataFrame(rows).astype({"epochs": "Int64", **{name: study.trials[name].dtype for name in columns}})

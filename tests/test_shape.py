@@ -294,3 +294,11 @@ def test_requirements_are_exact_and_name_no_index() -> None:
     required = (ROOT / "setup.cfg").read_text().partition("install_requires")[2].partition("[options.package_data]")[0]
     wanted = re.findall(r"^    ([a-z][a-z0-9_-]*)>=", required, re.MULTILINE)
     assert wanted and set(wanted) <= pinned, f"not pinned: {set(wanted) - pinned}"
+
+
+def test_every_figure_is_on_the_page_of_figures() -> None:
+    """By its name, with its module's name being that too; and in the order of the code."""
+    figures = importlib.import_module("analysis.plots").FIGURES
+    named = re.findall(r"^\| `(\w+)` \| [^|]* \| [^`|]*(?:`\[[^|]*`[^|]*)?\|$", (ROOT / "docs" / "figures.md").read_text(), re.MULTILINE)
+    assert tuple(named) == figures
+    assert all(importlib.import_module(f"analysis.figures.{name}").NAME == name for name in figures)

@@ -406,3 +406,12 @@ def test_many_configs_are_thinned_and_said_to_be(tmp_path: Path) -> None:
     assert "Drawn: the best and others at random, 2,000 of 19," in caption(parallel, study)
     assert "1,000 configs, at random of 19," in caption(importance, study)
     assert "Of a random 10,000 configs" in caption(association, study)
+
+
+def test_a_compared_parameter_that_only_some_variants_read(tmp_path: Path) -> None:
+    """A whole number for one variant, nothing for the others."""
+    params = {"steps": {"depth": 1, "step_size": 5}, "none": {"depth": 1, "step_size": None}, "deep": {"depth": 2, "step_size": None}}
+    study = load(write_study(tmp_path / "s", dict.fromkeys(params, 0.9), params=params, seeds=2, epochs=3))
+    rows = parameters.configs(study).set_index("variant")
+    assert rows.loc["steps", "step_size"] == 5 and rows["step_size"].isna().tolist() == [False, True, True]
+    assert rows["depth"].tolist() == [1, 1, 2]

@@ -343,7 +343,7 @@ def test_sentences_of_the_noise() -> None:
                         reference="a")
     # variances 1 and 2.333 points: sd 1.29; means 51.0 and 61.333: variance 53.39, less 0.5556; differences 10, 10, 11: sd 0.577
     assert noise.sentences(found, "test_acc", images=1000, mean=0.6, seeds=3) == [
-        "seeds of one variant differ by 1.3 points (sd; 95 % CI 0.8 to 3.7; 6 values, 2 variants), the variants themselves by 7.3",
+        "seeds of one variant differ by 1.3 points (sd; 95 % CI 0.8 to 3.7; 6 values, 2 variants), the variants by 7.3 without that noise",
         "paired differences have an sd of 0.6 points: a true difference of 1 point takes 5 paired seeds to be shown with 80 % power",
         "the test set of 1,000 images has a standard error of its own of 1.5 points at 60.0 %, which no number of seeds lessens; that of a "
         "mean over 3 seeds is 0.7"]

@@ -1,4 +1,5 @@
-"""Every study that comes with the repository, launched for real on two ranks, on a small stand-in of its data in the same format.
+"""Every study that comes with the repository, launched for real on two ranks, on a small stand-in of its data in the same format; then
+the picture of each of the five hand-made ones, by the command of docs/figures.md.
 
 What makes them small stands in `STAND_INS` and in `smaller`: one epoch, few images, small ones where the grid's own networks allow, few
 configs. Precisions that only GPUs have are taken out. ImageNet weights are files of the right form with random numbers in them; as
@@ -9,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import image_fixtures
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -32,6 +35,10 @@ class StandIn:
     """What a grid is tried on."""
 
     variants: int = 1
+    epochs: int = 1
+    """Of each trial, one more where the grid has 20, as variants may differ by that alone. A learning rate takes two to change."""
+    trials: int = 2
+    """Configs of each variant, where there is a search. Associations take eight of all variants."""
     settings: tuple[str, ...] = ()
     """What --set changes besides."""
     write: Callable[[Path], object] | None = None
@@ -45,9 +52,9 @@ class StandIn:
 STAND_INS = {
     "caltech_transfer": StandIn(variants=9, settings=("image_size=64", "batch_size=8"), published=("alexnet", "resnet50"),
                                 write=image_fixtures.write_caltech101),
-    "cifar100_bayes": StandIn(settings=("image_size=8", "tune.epochs=[1,2]", "tune.batch_size=[16,32]"),
+    "cifar100_bayes": StandIn(trials=3, settings=("image_size=8", "tune.epochs=[1,2]", "tune.batch_size=[16,32]"),
                               write=lambda root: image_fixtures.write_cifar100(root, per_class=5)),
-    "cifar100_resnet34": StandIn(variants=3, settings=("image_size=8",), published=("resnet34",),
+    "cifar100_resnet34": StandIn(variants=3, epochs=2, settings=("image_size=8",), published=("resnet34",),
                                  write=lambda root: image_fixtures.write_cifar100(root, per_class=5)),
     "digits": StandIn(variants=3, settings=("train_images=320",)),
     "digits_pretrain": StandIn(settings=("train_images=160",)),
@@ -55,13 +62,13 @@ STAND_INS = {
     "digits_transfer": StandIn(variants=3, earlier="digits_pretrain"),
     "fashion_cnn": StandIn(variants=6, settings=("tune.filters=[16,24]", "tune.depth=[1,5,10]"),
                            write=image_fixtures.write_fashion_mnist),
-    "small_cnn": StandIn(variants=2, settings=("train_images=60",), published=("resnet18",), write=image_fixtures.write_cifar10),
+    "small_cnn": StandIn(variants=2, trials=5, settings=("train_images=60",), published=("resnet18",), write=image_fixtures.write_cifar10),
 }
 
 
-def smaller(text: str, *, epochs: int = 1) -> str:
-    """A grid's text with so many epochs (one more where it has 20, as variants may differ by that alone), batches of 16, images of 32
-    pixels where it has 224, one seed and no precision of its own."""
+def smaller(text: str, *, epochs: int) -> str:
+    """A grid's text with so many epochs (one more where it has 20), batches of 16, images of 32 pixels where it has 224, one seed and no
+    precision of its own."""
     for key, was, becomes in (("epochs", r"(?!20)\d+", f"{epochs}"), ("epochs", "20", f"{epochs + 1}"), ("batch_size", r"\d+", "16"),
                               ("image_size", "224", "32"), ("train_images", r"\d+", "60"), ("seeds", r"\[.*\]", "[0]"),
                               ("precision", ".*", '"fp32"')):
@@ -85,19 +92,13 @@ def source_with_weights(folder: Path, data: Path, models: tuple[str, ...]) -> Pa
     return folder
 
 
-def launch(name: str, stand_in: StandIn, folder: Path, *, epochs: int = 1, more: tuple[str, ...] = ()) -> Path:
-    """Launches a grid, made smaller, from `folder`, beside studies launched before; it must succeed. Returns the study's folder.
-
-    Args:
-        epochs: of each trial, one more where the grid has 20.
-        more: settings that count more than those that make it small.
-    """
+def launch(name: str, stand_in: StandIn, folder: Path) -> Path:
+    """Launches a grid, made smaller, from `folder`, beside studies launched before; it must succeed. Returns the study's folder."""
     grid, study = folder / f"{name}.toml", folder / "runs" / name
-    grid.write_text(smaller((ROOT / "grids" / grid.name).read_text(), epochs=epochs))
+    grid.write_text(smaller((ROOT / "grids" / grid.name).read_text(), epochs=stand_in.epochs))
     settings = ["local.ranks=2", "local.cpus_per_trial=2", *stand_in.settings]
     if "[search]" in grid.read_text():
-        settings += ["search.trials=2", "search.wave=2", "confirm.top=1", "confirm.seeds=1"]
-    settings += more
+        settings += [f"search.trials={stand_in.trials}", f"search.wave={stand_in.trials}", "confirm.top=1", "confirm.seeds=1"]
     options = [word for setting in settings for word in ("--set", setting)]
     done = subprocess.run([sys.executable, "-m", "harness.launch", str(grid), "--local", "--study-dir", str(study), *options], text=True,
                           cwd=folder / "source" if stand_in.published else ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -120,17 +121,52 @@ def test_a_study_on_a_small_stand_in(name: str, tmp_path: Path) -> None:
     if stand_in.published:
         source_with_weights(tmp_path / "source", tmp_path / "data", stand_in.published)
     for each in filter(None, (stand_in.earlier, name)):
-        check(launch(each, STAND_INS[each], tmp_path), variants=STAND_INS[each].variants)
+        study = launch(each, STAND_INS[each], tmp_path)
+        check(study, STAND_INS[each])
+        plots(str(study), "--out", str(tmp_path / "all"))
+    if name in (given := commands()):
+        draw(study, given[name])
 
 
-def check(study: Path, *, variants: int) -> None:
+def check(study: Path, stand_in: StandIn) -> None:
     """All trials are over, on two ranks; every variant has a test result, and no trial of the search has one."""
     trials = pq.read_table(study / "trials.parquet").to_pylist()
     names = {row["variant"] for row in trials}
-    assert len(names) == variants and {row["status"] for row in trials} <= {"done", "pruned"}, trials
+    assert len(names) == stand_in.variants and {row["status"] for row in trials} <= {"done", "pruned"}, trials
     searched = Counter(row["variant"] for row in trials if row["phase"] == "search")
-    assert set(searched.values()) <= {2}
+    assert set(searched.values()) <= {stand_in.trials}
     tested = [row for row in trials if row["test_acc"] is not None]
     assert {row["variant"] for row in tested} == names and all(0 <= row["test_acc"] <= 1 for row in tested)
     assert not [row for row in tested if row["phase"] == "search"]
     assert {row["ranks"] for row in pq.read_table(study / "attempts.parquet").to_pylist()} == {2}
+
+
+def commands() -> dict[str, list[str]]:
+    """Study -> the words of the command for its picture, in the table of docs/figures.md."""
+    text = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| .* \| `(python -m analysis\.plots [^`]*)`", text, re.MULTILINE)
+    return {study: shlex.split(command) for study, command in rows}
+
+
+def test_the_five_studies_have_a_command_for_their_picture() -> None:
+    assert set(commands()) == {"small_cnn", "caltech_transfer", "fashion_cnn", "cifar100_bayes", "cifar100_resnet34"}
+    assert all(words[3] == study for study, words in commands().items())
+
+
+def draw(study: Path, words: list[str]) -> None:
+    """Gives the command; each figure that it names, or the table, is there and shows something."""
+    plots(*words[3:], "--runs", str(study.parent))
+    figures = words[words.index("--only") + 1].split(",") if "--only" in words else ["comparison", "curves"]
+    for figure in figures:
+        assert {path.suffix for path in (study / "figures").glob(f"{figure}.*")} == {".png", ".pdf", ".svg", ".csv"}
+        assert len(pd.read_csv(study / "figures" / f"{figure}.csv"))
+    if "--only" not in words:
+        table = (study / "figures" / "results.tex").read_text()
+        assert table.count("\\\\") > STAND_INS[study.name].variants and r"\toprule" in table
+
+
+def plots(*options: str) -> None:
+    """Gives the command that draws; no figure may be left out for any reason but that the study has nothing of the kind."""
+    done = subprocess.run([sys.executable, "-m", "analysis.plots", *options], cwd=ROOT, capture_output=True, text=True, check=False,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0 and "left out" not in done.stderr, done.stdout + done.stderr

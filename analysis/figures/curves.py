@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from analysis import stats, style
-from analysis.load import AnalysisError, Study
+from analysis.load import AnalysisError, NotForThisStudy, Study
 
 NAME, TITLE = "curves", "Learning curves"
 _SOLID: dict[str, Any] = {"lw": 1.6, "ls": "-", "ms": 3.5}
@@ -80,10 +80,13 @@ def lines(study: Study) -> tuple[pd.DataFrame, list[str]]:
     not finite; trial by trial, the variants in the grid's order.
 
     Raises:
+        NotForThisStudy: it is a table of another tool, without epochs.
         AnalysisError: no trial is finished, or the study has no epochs.
     """
     study.done()
     names = [m for m in dict.fromkeys((study.metric, *_others(study))) if m in study.epochs]
+    if not study.ours and (study.epochs.empty or study.metric not in names):
+        raise NotForThisStudy(f"{study.name} is a table without epochs, so there are no learning curves")
     if study.epochs.empty or study.metric not in names:
         raise AnalysisError(f"{study.name}: no epochs with {study.metric} in {study.folder / 'epochs.parquet'}, so there are no learning "
                             "curves; `python -m harness.launch GRID` writes that file again")

@@ -160,7 +160,7 @@ def sentences(found: Noise, metric: str, *, images: int = 0, mean: float = math.
         text = f"seeds of one variant differ by {size(found.sd, metric)} {unit} (sd; 95 % CI {size(found.low, metric)} to "
         text += f"{size(found.high, metric)}; {found.seeds} values, {found.variants} variant{'s' * (found.variants > 1)})"
         if math.isfinite(found.between):
-            text += (f", the variants themselves by {size(found.between, metric)}" if found.between > 0 else
+            text += (f", the variants by {size(found.between, metric)} without that noise" if found.between > 0 else
                      ", and the means of the variants by no more than that explains")
         out.append(text)
     if found.needed is not None:
