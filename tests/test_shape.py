@@ -301,4 +301,4 @@ def test_every_figure_is_on_the_page_of_figures() -> None:
     figures = importlib.import_module("analysis.plots").FIGURES
     named = re.findall(r"^\| `(\w+)` \| [^|]* \| [^`|]*(?:`\[[^|]*`[^|]*)?\|$", (ROOT / "docs" / "figures.md").read_text(), re.MULTILINE)
     assert tuple(named) == figures
-    assert all(importlib.import_module(f"analysis.figures.{name}").NAME == name for name in figures)
+    assert all(name == importlib.import_module(f"analysis.figures.{name}").NAME for name in figures)
