@@ -16,6 +16,7 @@ VERBS = {
 }
 ELSEWHERE = {
     "plots": "figures and tables are drawn by python -m analysis.plots",
+    "export": "studies are handed to other tools by python -m analysis.export",
     "train": "one trial alone is trained by python -m jobs.train",
 }
 

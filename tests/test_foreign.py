@@ -51,6 +51,7 @@ def test_what_is_compared_alone_is_no_search_and_paired_by_seed(tmp_path: Path) 
     assert (gap["n"], gap["pairs"], gap["value"]) == (3, 3, pytest.approx(0.2))
 
 
+@pytest.mark.slow
 def test_the_command_draws_beside_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = table(tmp_path / "my results.csv", RUNS)
     assert run(path, "--metric", "val_acc", "--params", "lr", "--compare", "optimizer", "--only", "comparison,search") == 0

@@ -295,6 +295,7 @@ def test_medians_and_bands_of_a_range_and_of_choices() -> None:
     assert "in bins of 8 to 20 configs, what diverged being the worst" in caption(slices, study)
 
 
+@pytest.mark.slow
 def test_a_halved_search_has_no_medians_and_interactions_of_ranks(tmp_path: Path) -> None:
     study = load(write_search(tmp_path / "s", {"a": 0.9, "b": 0.8}, configs=40, rungs=(1, 3)))
     assert set(slices.table(study)["kind"]) == {"config"}
@@ -320,6 +321,7 @@ def test_cells_are_means_of_what_was_run_with_their_n() -> None:
     assert "the pairs are of parameters that go with the objective, each alone" in caption(interactions, study)
 
 
+@pytest.mark.slow
 def test_the_strongest_interaction_has_a_line_for_each_choice_over_the_range(space: Study) -> None:
     data = interactions.table(space)
     first = data.iloc[0]
@@ -374,7 +376,8 @@ def wide() -> Study:
 
 
 @pytest.mark.parametrize("module", FIGURES, ids=lambda module: module.NAME)
-@pytest.mark.parametrize("size", ["paper", pytest.param("slide", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", ["paper", "slide"])
+@pytest.mark.slow
 def test_hostile_names_and_many_parameters_neither_break_nor_leave_the_page(module: FigureModule, size: str, wide: Study) -> None:
     figure = drawn(module, wide, size)
     width = figure.bbox.width

@@ -325,7 +325,7 @@ def test_which_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_the_verbs_behind_one_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert verb(capsys)[0] == 2 and verb(capsys, "--help")[0] == 0
     status, _, errors = verb(capsys, "stauts")
-    assert status == 2 and "did you mean status?" in errors and "launch, stage, status, why, logs, cancel" in errors
+    assert status == 2 and "did you mean status?" in errors and "launch, stage, status, why, logs, report, cancel" in errors
     assert "analysis.plots" in verb(capsys, "plots")[2]
     with pytest.raises(SystemExit) as ended:
         verb(capsys, "status", "--jsno")

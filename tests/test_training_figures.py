@@ -165,6 +165,7 @@ def test_seeds_that_have_no_hours_in_common_have_no_mean(tmp_path: Path) -> None
     assert "no hours in common" in drawn(study, curves_cost)[0]
 
 
+@pytest.mark.slow
 def test_of_very_many_seeds_the_first_are_drawn_and_the_means_are_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = load(write_study(tmp_path / "s", {f"v{i}": 0.3 + i / 50 for i in range(14)}, seeds=4, epochs=5))
     whole = curves.table(study)
@@ -391,6 +392,7 @@ def test_poor_searches_give_pictures_or_one_sentence(tmp_path: Path, kwargs: dic
 
 
 @pytest.mark.parametrize("status", [{}, {("a", 0): "infeasible", ("b", 1): "failed", ("b", 2): "unfinished"}], ids=["whole", "in part"])
+@pytest.mark.slow
 def test_studies_without_tune_have_the_figures_of_training(tmp_path: Path, status: dict) -> None:
     study = with_attempts(write_study(tmp_path / "s", {"a": 0.9, "b": 0.8}, epochs=9, status=status))
     for module in (curves, curves_cost, schedules, pareto):
