@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(report.header(f"{trials:,} trials of 12 parameters, 30 epochs each; n = {rounds}", load=load))
         slowest = _print(figures, samples)
         seconds, memory = (report.Spread.of([sample[name] for sample in whole]) for name in ("seconds", "peak MB"))
-        print(f"\nall of them by the command, in a fresh process: {seconds.text()} s, peak memory {memory.text()} MB, n = {rounds}")
+        print(f"\nall of them by the command, from a fresh start: {seconds.text()} s, its largest process {memory.text()} MB, n = {rounds}")
         rows_s, rows_mb = million["seconds"], million["peak MB"]
-        print(f"{trials * 20:,} trials with {trials * 1000:,} epoch rows: {rows_s:.1f} s, peak memory {rows_mb:,.0f} MB, n = 1")
+        print(f"{trials * 20:,} trials with {trials * 1000:,} epoch rows: {rows_s:.1f} s, its largest process {rows_mb:,.0f} MB, n = 1")
         aims = [report.Aim(text=f"slowest figure {slowest:.2f} s, below {EACH_S:g}", met=slowest < EACH_S),
                 report.Aim(text=f"all {seconds.median:.1f} s, below {ALL_S:g}", met=seconds.median < ALL_S),
                 report.Aim(text=f"{trials * 1000:,} epoch rows {rows_s:.1f} s, below {MILLION_S:g}", met=rows_s < MILLION_S)]
@@ -157,10 +157,12 @@ def _print(figures: Sequence[str], samples: dict[str, list[report.Sample]]) -> f
 
 
 def _command(space: Path) -> report.Sample:
-    """The whole command in a process of its own."""
+    """The whole command in a process of its own. Its peak memory is that of the largest of its processes; there are up to four, which share
+    the study."""
     began = time.perf_counter()
     code = ("import resource, sys\nfrom analysis import plots\nstatus = plots.main(sys.argv[1:])\n"
-            "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\nsys.exit(status)")
+            "print('PEAK', max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))\n"
+            "sys.exit(status)")
     done = subprocess.run([sys.executable, "-c", code, str(space)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"analysis.plots failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
