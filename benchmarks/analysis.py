@@ -34,7 +34,8 @@ LIMIT_S = 150.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the tables and the verdict; returns 1 when an aim is missed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.analysis", description="Seconds that the figures take.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.analysis", description="Seconds that the figures take.",
+                                     epilog="exit status: 0 when every aim is met, else 1")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often each figure is drawn (default: 5)")
     parser.add_argument("--quick", action="store_true", help="60 trials, one round: to see that it works")
     arguments = parser.parse_args(argv)
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         aims = [report.Aim(text=f"slowest figure {slowest:.2f} s, below {EACH_S:g}", met=slowest < EACH_S),
                 report.Aim(text=f"all {seconds.median:.1f} s, below {ALL_S:g}", met=seconds.median < ALL_S),
                 report.Aim(text=f"{trials * 1000:,} epoch rows {rows_s:.1f} s, below {MILLION_S:g}", met=rows_s < MILLION_S)]
-        return report.verdict("analysis", aims)
+        return report.verdict(f"analysis (n={rounds})", aims)
 
 
 def _made(folder: Path, *, trials: int, epochs: int) -> Path:

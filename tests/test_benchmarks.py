@@ -11,7 +11,7 @@ import pytest
 from benchmarks import report
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("loader", "throughput", "start", "launch", "search", "halving", "confirm", "barrier")
+NAMES = ("loader", "throughput", "start", "launch", "search", "halving", "confirm", "barrier", "analysis")
 
 
 def bench(name: str, *options: str) -> "subprocess.CompletedProcess[str]":
@@ -23,8 +23,8 @@ def bench(name: str, *options: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), [
-    ("loader", []), ("throughput", []), ("search", []), ("halving", []), ("confirm", []), ("barrier", []), ("start", ["--no-slurm"]),
-    pytest.param("start", [], marks=pytest.mark.slurm), pytest.param("launch", [], marks=pytest.mark.slurm)])
+    ("loader", []), ("throughput", []), ("search", []), ("halving", []), ("confirm", []), ("barrier", []), ("analysis", []),
+    ("start", ["--no-slurm"]), pytest.param("start", [], marks=pytest.mark.slurm), pytest.param("launch", [], marks=pytest.mark.slurm)])
 def test_a_quick_run_ends_with_its_verdict(name: str, options: list[str]) -> None:
     done = bench(name, "--rounds", "1", "--quick", *options)
     last = done.stdout.rstrip().splitlines()[-1]
