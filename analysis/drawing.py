@@ -1,11 +1,13 @@
 """Draws several figures at once, as many as there are CPUs: each in a process of its own, which has the study without copying it."""
 
+import contextlib
 import multiprocessing
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from analysis.load import AnalysisError, Study
@@ -22,6 +24,9 @@ def drawn(study: Study, names: Sequence[str], use: _Use) -> Iterator[tuple[str, 
 
     What is returned goes from one process to another, so it is small: paths, or a picture. Where processes cannot be forked safely (macOS),
     or there is one CPU, the figures are drawn here, one after the other.
+
+    Raises:
+        AnalysisError: a process that draws was killed.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     workers = min(len(names), cpus, MOST)
@@ -31,9 +36,15 @@ def drawn(study: Study, names: Sequence[str], use: _Use) -> Iterator[tuple[str, 
         return
     from analysis.stats.importance import by_importance
 
-    by_importance(study)  # several figures ask for it: it is fitted once, before the processes part
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"), initializer=_begin, initargs=(study, use)) as pool:
-        yield from zip(names, pool.map(_one, names), strict=True)
+    with contextlib.suppress(Exception):  # each figure that needs it says itself what is wrong
+        by_importance(study)  # several figures ask for it: it is fitted once, before the processes part
+    fork = multiprocessing.get_context("fork")
+    try:
+        with ProcessPoolExecutor(workers, mp_context=fork, initializer=_begin, initargs=(study, use)) as pool:
+            yield from zip(names, pool.map(_one, names), strict=True)
+    except BrokenProcessPool as error:
+        raise AnalysisError(f"{study.name}: a process that draws was killed, most likely for lack of memory; `python -m analysis.plots "
+                            "STUDY --only NAME` draws one figure at a time") from error
 
 
 def _begin(study: Study, use: _Use) -> None:

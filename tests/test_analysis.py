@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import plots, results_table, style
+from analysis import drawing, plots, results_table, style
 from analysis.figures import comparison, curves
-from analysis.load import AnalysisError, find_study, load
+from analysis.load import AnalysisError, Study, find_study, load
 from tests.made_up_study import write_study, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -375,3 +376,12 @@ def test_csv_of_the_table_holds_fractions(digits: Path, tmp_path: Path) -> None:
     frame = pd.read_csv(tmp_path / "results.csv")
     assert frame["test_acc"].between(0, 1).all()
     assert frame["test_acc_n"].tolist() == [3, 3, 3]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or len(os.sched_getaffinity(0)) < 2, reason="drawn in one process here")
+def test_a_process_that_is_killed_while_it_draws_is_one_sentence(digits: Path) -> None:
+    def use(study: Study, name: str) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(AnalysisError, match="a process that draws was killed, most likely for lack of memory; .* --only NAME"):
+        list(drawing.drawn(load(digits), ["curves", "comparison"], use))
