@@ -50,6 +50,16 @@ def wait_for_state(cluster: Cluster, job_id: str, *states: str, timeout_s: float
     return job(cluster, job_id)
 
 
+def kill_controller(cluster: Cluster) -> None:
+    """kill -9 of the controller, once it has written down the jobs that it has now. It writes five seconds late (SAVE_MAX_WAIT in Slurm's
+    state_save.c), and a job that it had not written yet is gone when it comes back: a fault too, but another one."""
+    asked, deadline = time.time(), time.monotonic() + 7
+    state = cluster.folder / "controller" / "job_state"
+    while time.monotonic() < deadline and not (state.exists() and state.stat().st_mtime > asked):
+        time.sleep(0.1)
+    cluster.send("slurmctld", "kill")
+
+
 def sacct(cluster: Cluster, job_id: str, field: str) -> str:
     """One field of a job's row in the accounting; empty when there is none yet (it is seconds late)."""
     return cluster.run("sacct", "-n", "-X", "-P", "-j", job_id, "-o", field).stdout.strip()

@@ -1,11 +1,10 @@
 """A search on a real Slurm, by a launcher that is a job: it proposes and chooses what it would have on one machine."""
 
-import time
 from pathlib import Path
 
 import pytest
 from search_studies import SearchBench, Warm, warm  # noqa: F401
-from slurm_fixture import Cluster, until
+from slurm_fixture import Cluster, kill_controller
 from slurm_studies import SlurmBench
 
 TURNS = {"trials": 12, "wave": 2, "turns": True, "search": "running = 4", "more": "[confirm]\ntop = 2\nseeds = 2"}
@@ -20,12 +19,15 @@ def test_the_controller_is_killed_in_the_middle(tmp_path: Path, cluster: Cluster
     site = SlurmBench(tmp_path / "slurm", cluster)
     study = SearchBench(site.folder).search(**TURNS)  # type: ignore[arg-type]
     site.environment["TOY_FOLDER"] = str(site.folder)
+    held = site.folder / "held"
+    held.touch()
     status, said = site.run("--detach")
     assert status == 0, said
-    until("a third of the proposals", lambda: len(study.waves("propose")) >= 3, timeout_s=120)
-    cluster.send("slurmctld", "kill")
-    time.sleep(10)  # trials that run go on, and nobody can submit others
-    assert len(study.waves("propose")) < 6, "it was over before the controller was killed"
+    site.wait_for("trials/*/result.json", count=4)
+    site.wait_for("trials/*/a000.jsonl", count=8)
+    kill_controller(cluster)
+    held.unlink()
+    site.wait_for("trials/*/result.json", count=6)  # nobody can submit others now
     cluster.start("slurmctld")
     site.wait_for_queue(timeout_s=240)
     said = "\n".join(path.read_text() for path in sorted(study.store.submitit_folder.glob("launcher-*.log")))

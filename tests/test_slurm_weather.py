@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from slurm_fixture import Cluster, job, restore, sbatch, temporary_cluster, until
+from slurm_fixture import Cluster, job, kill_controller, restore, sbatch, temporary_cluster, until
 from slurm_studies import SlurmBench, leave
 from studies import kill
 
@@ -163,7 +163,7 @@ def test_the_controller_is_down_at_the_start_and_during_the_run(bench: SlurmBenc
     bench.cluster.start("slurmctld")
     said += read_until(launcher, "Slurm answers again")
     bench.wait_for("trials/*/a000.jsonl", count=2)
-    bench.cluster.send("slurmctld", "kill")
+    kill_controller(bench.cluster)
     said += read_until(launcher, "Slurm does not answer (")
     bench.cluster.start("slurmctld")
     bench.mended.touch()
