@@ -27,7 +27,7 @@ from benchmarks import report
 from jobs import data, models
 from jobs.config import Config, Trial
 from jobs.contract import Context
-from jobs.train import run, seed_of, seed_torch
+from jobs.training import run, seed_of, seed_torch
 
 NETWORK = "bench_network"
 """Name under which torchvision and timm find our network."""

@@ -23,7 +23,8 @@ from harness.search.earlier import best_configs
 from harness.store import Store
 from jobs import durable, registry
 from jobs.config import Config, ConfigError, Value
-from jobs.datasets import DataError, is_own
+from jobs.contract import DataError
+from jobs.datasets import is_own
 
 _DECIDING = ("dataset", "image_size", "model", "weights")
 """The parameters that decide which files a trial needs."""

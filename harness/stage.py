@@ -79,7 +79,7 @@ def stage(grids: Iterable[tuple[Path, "Grid"]], root: Path, *, runs: Path) -> in
     """
     from harness.needs import needed_configs
     from jobs.config import ConfigError
-    from jobs.datasets import DataError
+    from jobs.contract import DataError
     from jobs.registry import is_timm
 
     print(f"data folder: {root}")
@@ -126,7 +126,8 @@ def _stage_dataset(name: str, configs: "dict[Path, Config]", root: Path) -> None
         DataError: they cannot be fetched, or are broken.
     """
     import jobs.data
-    from jobs.datasets import DataError, is_own
+    from jobs.contract import DataError
+    from jobs.datasets import is_own
     from jobs.datasets import spec as spec_of
 
     spec = spec_of(name)

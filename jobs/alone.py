@@ -50,7 +50,7 @@ def _train(options: argparse.Namespace) -> None:
 
     from jobs import data
     from jobs.ranks import joined
-    from jobs.train import run
+    from jobs.training import run
 
     trial = Trial.load(options.config)
     if options.budget is not None:

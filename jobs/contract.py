@@ -33,6 +33,10 @@ class Superseded(Exception):
     """A newer attempt at the same trial has begun; this one must write nothing more."""
 
 
+class DataError(RuntimeError):
+    """A data set that cannot be read: the text says which files, and what to do."""
+
+
 def _ignore(row: dict[str, Any]) -> None:
     """Reports nowhere."""
 

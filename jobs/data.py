@@ -20,7 +20,8 @@ import numpy as np
 
 from jobs import cache, datasets, image_folder
 from jobs.config import PARAMETERS, Config, ConfigError, parse_classes
-from jobs.datasets import DataError, DatasetSpec
+from jobs.contract import DataError
+from jobs.datasets import DatasetSpec
 
 DEFAULT_SIDE = 224
 """`image_size = 0` where the images differ in size: what ImageNet networks were trained on."""

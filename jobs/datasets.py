@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from jobs.contract import DataError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -54,10 +56,6 @@ class DatasetSpec:
     def reads(self) -> tuple[str, ...]:
         """Parameters that only data sets of this kind read."""
         return () if self.own_test else ("test_fraction",)
-
-
-class DataError(RuntimeError):
-    """A data set that cannot be read: the text says which files, and what to do."""
 
 
 def _broken(path: Path, why: object) -> DataError:

@@ -1,6 +1,6 @@
 """Several trials of one shape trained as one program, for small networks on a GPU, where launching kernels takes longer than running them.
 
-The K trials keep all that makes a solo training (`jobs.train.Training`): model, optimizer, schedule, checkpoints, evaluation, patience,
+The K trials keep all that makes a solo training (`jobs.training.Training`): model, optimizer, schedule, checkpoints, evaluation, patience,
 reports, results. Only the steps are made together, by a `fused_program.Program` of which the models and optimizers become parts. So a
 trial's numbers are those of the trial alone up to rounding, its checkpoints have the same form, and either goes on from the other's.
 
@@ -28,13 +28,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from jobs import models, train
+from jobs import models
 from jobs.config import Config, ConfigError, Trial
 from jobs.contract import Context, Interrupted, Outcome
 from jobs.fused_layers import FUSED, Unfusable
 from jobs.fused_optim import FUSED_OPTIMIZERS
 from jobs.fused_program import FusedBatcher, Program
 from jobs.registry import is_function
+from jobs.training import SAVE_SHARE, Training, check_batch, prepare, run, seed_of, seed_torch
 
 MAY_DIFFER = ("lr", "momentum", "weight_decay", "dropout", "dropout_features", "schedule", "step_size", "gamma", "patience", "weights",
               "weights_digest")
@@ -43,7 +44,7 @@ FASTER = 0.9
 """A fused step must take less than this share of the trials' own steps, or it is not worth that they share their fate."""
 WARM_UPS, TIMED = 5, 10
 """Steps of the probe."""
-Kind = TypeVar("Kind", bound=train.Training)
+Kind = TypeVar("Kind", bound=Training)
 
 
 def fuse_key(trial: Trial) -> str | None:
@@ -69,7 +70,7 @@ def _has_known_layers(shape: str) -> bool:
 
 
 def run_fused(trials: Sequence[Trial], contexts: Sequence[Context], ended: Callable[[int, Outcome], None]) -> None:
-    """Trains trials with equal keys as one program, each in its own folder as `jobs.train.run` would.
+    """Trains trials with equal keys as one program, each in its own folder as `jobs.training.run` would.
 
     Networks that turn out not to work together are trained one after the other, and so are trials that must accumulate gradients.
 
@@ -79,7 +80,7 @@ def run_fused(trials: Sequence[Trial], contexts: Sequence[Context], ended: Calla
 
     Raises:
         Interrupted: one of them was asked to stop; all have kept their progress.
-        What `jobs.train.run` raises; it ends all, and each can go on alone from its last checkpoint.
+        What `jobs.training.run` raises; it ends all, and each can go on alone from its last checkpoint.
     """
     together = [place for place, context in enumerate(contexts) if context.accumulate == 1]
     left = set(range(len(trials)))
@@ -97,10 +98,10 @@ def run_fused(trials: Sequence[Trial], contexts: Sequence[Context], ended: Calla
             print(f"these trials cannot be trained as one program: {why}; they are trained one after the other", flush=True)
         del group
     for place in sorted(left):
-        over(place, train.run(trials[place], contexts[place]))
+        over(place, run(trials[place], contexts[place]))
 
 
-class Member(train.Training):
+class Member(Training):
     """A training whose steps are made by a program."""
 
     def __init__(self, trial: Trial, context: Context, **made: Any):
@@ -161,7 +162,7 @@ class _Group:
         self._last_save, self._save_took = time.monotonic(), 0.0
         self._program: Program | None = None
         self._proven = False
-        self._dead: list[train.Training] = []
+        self._dead: list[Training] = []
         """Members that have diverged since the program was made."""
         self._members: dict[int, Member] = {}
         for number, member in enumerate(_prepared(trials, contexts, Member)):
@@ -234,7 +235,7 @@ class _Group:
         return self._program
 
     def _is_due(self) -> bool:
-        return time.monotonic() - self._last_save >= max(self._checkpoint_s, train.SAVE_SHARE * self._save_took)
+        return time.monotonic() - self._last_save >= max(self._checkpoint_s, SAVE_SHARE * self._save_took)
 
     def _save_if(self, *, due: bool, program: Program | None = None) -> None:
         """Keeps the progress of all when it is time or one is asked to stop, and then stops.
@@ -260,9 +261,9 @@ def _prepared(trials: Sequence[Trial], contexts: Sequence[Context], kind: type[K
     """A training of this kind for each trial, or its outcome where the network cannot be built; they share the data."""
     splits = None
     for trial, context in zip(trials, contexts, strict=True):
-        config, splits = train._prepare(trial, context) if splits is None else (Config.from_dict(trial.config), splits)
-        train.check_batch(config, ranks=1, train_images=len(splits.train))
-        train.seed_torch(train.seed_of(trial.seed), context.device)
+        config, splits = prepare(trial, context) if splits is None else (Config.from_dict(trial.config), splits)
+        check_batch(config, ranks=1, train_images=len(splits.train))
+        seed_torch(seed_of(trial.seed), context.device)
         sizes = {"classes": splits.classes, "channels": splits.channels, "size": splits.size}
         try:
             model = models.build(config, **sizes, weights_file=context.weights_file)
@@ -272,7 +273,7 @@ def _prepared(trials: Sequence[Trial], contexts: Sequence[Context], kind: type[K
             yield kind(trial, context, config=config, splits=splits, model=model)
 
 
-def _shared_batcher(trainings: Sequence[train.Training]) -> FusedBatcher:
+def _shared_batcher(trainings: Sequence[Training]) -> FusedBatcher:
     """One batcher for all: one copy of the images on the device is enough."""
     first = trainings[0]
     batcher = FusedBatcher(first.splits, first.config, first.device, next(first.model.parameters()).dtype)
@@ -307,7 +308,7 @@ def fused_is_faster(trials: Sequence[Trial], contexts: Sequence[Context]) -> boo
 
 def _alone_s(trials: Sequence[Trial], contexts: Sequence[Context]) -> float:
     """Seconds of a step of the first trial by itself."""
-    training = next(_prepared(trials, contexts, train.Training))
+    training = next(_prepared(trials, contexts, Training))
     if isinstance(training, Outcome):
         raise Unfusable(str(training.reason))
     models.set_train(training.model, training.config.freeze)
@@ -315,8 +316,8 @@ def _alone_s(trials: Sequence[Trial], contexts: Sequence[Context]) -> float:
     batch_KB = np.resize(training.splits.train, (WARM_UPS + TIMED, training.config.batch_size))
 
     def step(number: int) -> None:
-        train.seed_torch(train.seed_of(training.trial.seed, 1, number, 0), training.context.device)
-        training._step(batch_KB[number], epoch=1)
+        seed_torch(seed_of(training.trial.seed, 1, number, 0), training.context.device)
+        training.step(batch_KB[number], epoch=1)
 
     return _seconds(step, training.device, range(WARM_UPS + TIMED))
 

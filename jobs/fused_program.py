@@ -20,7 +20,7 @@ from jobs.augment import Batcher
 from jobs.config import Config
 from jobs.fused_layers import FusedDropout, Unfusable, inputs, together
 from jobs.fused_optim import FUSED_OPTIMIZERS
-from jobs.train import Training, seed_of, seed_torch
+from jobs.training import Training, seed_of, seed_torch
 
 TOLERANCE = {"fp64": 1e-9, "fp32": 1e-2, "bf16": 1e-1}
 """How far the fused logits may be from those of each network alone, as a share of the largest of them: rounding stays far below

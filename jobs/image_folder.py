@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.datasets import DataError
+from jobs.contract import DataError
 
 if TYPE_CHECKING:
     import numpy as np

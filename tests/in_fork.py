@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jobs.train
+import jobs.training
 from jobs.config import Config, Trial
 from jobs.contract import Context
 from jobs.ranks import joined
@@ -47,7 +48,7 @@ def _rank(trial: Trial, folder: Path, data: Path, out: Path, *, rank: int, ranks
           kill_at: int, every_step: bool, job: str) -> None:
     asked = 0
     if every_step:
-        jobs.train.SAVE_SHARE = 0
+        jobs.training.SAVE_SHARE = 0
 
     def stop() -> bool:
         nonlocal asked

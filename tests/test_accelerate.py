@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import accelerate, models, train
+from jobs import accelerate, models, training
 from jobs.config import Config, Trial
 from jobs.contract import Context
 from jobs.prefetch import Prefetcher
@@ -73,16 +73,16 @@ def test_a_step_made_for_recording_trains_the_same(recipe: dict[str, Any], tmp_p
     trial = Trial(config={"train_images": 200, "epochs": 3, "batch_size": 40, "filters": 4, "schedule": "step", "step_size": 1, **recipe})
     (one := tmp_path / "one").mkdir()
     (two := tmp_path / "two").mkdir()
-    plain = train.run(trial, Context(folder=one, data=data))
+    plain = training.run(trial, Context(folder=one, data=data))
 
-    def fast(training: train.Training, network: torch.nn.Module) -> torch.nn.Module:
-        accelerate.make_capturable(training.optimizer)
-        training._wants_graph = True
+    def fast(member: training.Training, network: torch.nn.Module) -> torch.nn.Module:
+        accelerate.make_capturable(member.optimizer)
+        member._wants_graph = True
         return network
 
-    monkeypatch.setattr(train.Training, "_fast", fast)
+    monkeypatch.setattr(training.Training, "_fast", fast)
     monkeypatch.setattr(accelerate, "GraphedStep", OnPaper)
-    assert train.run(trial, Context(folder=two, data=data, checkpoint_s=0)) == plain
+    assert training.run(trial, Context(folder=two, data=data, checkpoint_s=0)) == plain
     assert OnPaper.made
 
 
@@ -91,15 +91,15 @@ def test_a_step_that_cannot_be_recorded_is_made_all_the_same(tmp_path: Path, dat
     trial = Trial(config={"train_images": 200, "epochs": 1, "batch_size": 40, "filters": 4, "dropout": 0.3})
     (one := tmp_path / "one").mkdir()
     (two := tmp_path / "two").mkdir()
-    plain = train.run(trial, Context(folder=one, data=data))
+    plain = training.run(trial, Context(folder=one, data=data))
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         torch.rand(3)  # its warm-ups would have drawn
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(accelerate, "GraphedStep", refuse)
-    monkeypatch.setattr(train.Training, "_fast", lambda training, network: setattr(training, "_wants_graph", True) or network)
-    assert train.run(trial, Context(folder=two, data=data)) == plain
+    monkeypatch.setattr(training.Training, "_fast", lambda member, network: setattr(member, "_wants_graph", True) or network)
+    assert training.run(trial, Context(folder=two, data=data)) == plain
     assert "cannot be recorded as a CUDA graph" in capsys.readouterr().out
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from in_fork import train
 
-import jobs.train
+import jobs.training
 from jobs import data as jobs_data
 from jobs import models
 from jobs.config import Config, Trial
@@ -69,7 +69,7 @@ def test_how_many_images_are_in_memory_at_once(accumulate: int, trained: list[in
     torch.manual_seed(0)
     model = models.build(config, classes=10, channels=1, size=8)
     context = Context(folder=tmp_path, data=data, accumulate=accumulate)
-    training = jobs.train.Training(Trial(config=config.as_dict()), context, config=config, splits=splits, model=model)
+    training = jobs.training.Training(Trial(config=config.as_dict()), context, config=config, splits=splits, model=model)
     asked: list[int] = []
     raw = training.batcher.raw
 

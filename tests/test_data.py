@@ -18,8 +18,9 @@ from image_fixtures import write_caltech101, write_cifar10, write_fashion_mnist
 
 from jobs import cache, data
 from jobs.config import Config, ConfigError, parse_classes
+from jobs.contract import DataError
 from jobs.data import Splits, cache_folder, epoch_order, load, missing, prepare, random_uniforms, stratified_order
-from jobs.datasets import DATASETS, DataError
+from jobs.datasets import DATASETS
 
 FIRST_TEST, FIRST_ORDER = [2, 4, 6, 7, 8], [6, 3, 1, 7, 5, 0, 4, 2]
 

@@ -14,7 +14,8 @@ import torchvision
 from image_fixtures import python2_pickle, write_caltech101, write_cifar10, write_cifar100, write_fashion_mnist
 from PIL import Image
 
-from jobs.datasets import DATASETS, DataError
+from jobs.contract import DataError
+from jobs.datasets import DATASETS
 
 
 def read(name: str, root: Path, split: str = "all", side: int = 32) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from jobs import frozen, models, train
+from jobs import frozen, models, training
 from jobs.augment import Batcher
 from jobs.config import Config, Trial
 from jobs.contract import Context
@@ -42,14 +42,14 @@ def test_training_on_kept_features_is_training_of_the_whole(tmp_path: Path, data
         monkeypatch.setattr(frozen, "LIMIT_GB", limit)
         passed.clear()
         (folder := tmp_path / f"{limit}").mkdir()
-        outcomes.append(train.run(Trial(config=RECIPE), Context(folder=folder, data=data)))
+        outcomes.append(training.run(Trial(config=RECIPE), Context(folder=folder, data=data)))
         images.append(sum(passed))
     splits = load(Config.from_dict(RECIPE), data)
     every_epoch = 3 * (len(splits.train) + len(splits.val))
     tried = 4 * frozen._TRIED  # twice as in training, once as in validation, and the whole network
     assert images == [len(splits.train) + len(splits.val) + len(splits.test) + tried, every_epoch + len(splits.test) + tried]
     np.testing.assert_allclose(numbers(outcomes[0]), numbers(outcomes[1]), rtol=1e-9)
-    kept = [torch.load(tmp_path / f"{limit}" / train.SELECTED, weights_only=True)["model"] for limit in (4.0, 0.0)]
+    kept = [torch.load(tmp_path / f"{limit}" / training.SELECTED, weights_only=True)["model"] for limit in (4.0, 0.0)]
     assert kept[0].keys() == kept[1].keys()  # the whole network, as if it had been trained
 
 

@@ -220,7 +220,7 @@ def test_a_stop_in_the_middle_of_an_epoch_changes_no_bit(recipe: str, tmp_path: 
 
 
 def test_a_kill_changes_no_bit(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.train, "SAVE_SHARE", 0)
+    monkeypatch.setattr(jobs.fused, "SAVE_SHARE", 0)
     trials = [trial(seed, **RECIPES["sgd"], epochs=3, precision="fp32") for seed in (0, 1, 2)]
     undisturbed = fused(trials, tmp_path / "whole", data)
     asked = iter(range(1_000_000))

@@ -18,11 +18,11 @@ from harness.errors import MissingData
 from harness.grid import parse_grid
 from harness.needs import check_own_images, needed_configs
 from harness.needs import missing as missing_of
-from jobs import data, image_folder, train
+from jobs import data, image_folder, training
 from jobs.augment import Batcher
 from jobs.config import Config, ConfigError, Trial
-from jobs.contract import Context
-from jobs.datasets import DataError, spec
+from jobs.contract import Context, DataError
+from jobs.datasets import spec
 from jobs.image_folder import SUFFIXES, square
 
 NAME = "folder:pets"
@@ -389,11 +389,11 @@ def test_batches_that_cannot_be_filled(tmp_path: Path) -> None:
     flat(tmp_path, per_class=4)  # of 4 one is tested and one validates: 4 train
     trial = Trial(config=config(batch_size=5, filters=2, epochs=1).as_dict())
     with pytest.raises(ConfigError, match="batch_size 5 is larger than the training split of 4 images"):
-        train.run(trial, Context(folder=tmp_path, data=tmp_path))
+        training.run(trial, Context(folder=tmp_path, data=tmp_path))
     with pytest.raises(ConfigError, match="cannot be shared evenly by 8 ranks"):
-        train.check_batch(config(batch_size=4), ranks=8, train_images=40)
+        training.check_batch(config(batch_size=4), ranks=8, train_images=40)
     with pytest.raises(ConfigError, match="8 ranks have only 4 training images between them"):
-        train.check_batch(config(batch_size=8), ranks=8, train_images=4)
+        training.check_batch(config(batch_size=8), ranks=8, train_images=4)
 
 
 def test_a_part_that_does_not_exist() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from in_fork import _fork, train
 
-import jobs.train
+import jobs.training
 from jobs import data as jobs_data
 from jobs import models
 from jobs.config import Config, ConfigError, Trial
@@ -64,7 +64,7 @@ def _evaluate(rank: int, ranks: int, tmp_path: Path, data: Path, seen: "torch.mu
         torch.manual_seed(0)
         model = models.build(config, classes=10, channels=1, size=8)
         context = Context(folder=tmp_path / str(rank), data=data, rank=rank, ranks=ranks)
-        training = jobs.train.Training(Trial(config=config.as_dict()), context, config=config, splits=splits, model=model)
+        training = jobs.training.Training(Trial(config=config.as_dict()), context, config=config, splits=splits, model=model)
         asked: list[int] = []
         plain = training.batcher.plain
 
@@ -103,4 +103,4 @@ def test_the_metric_of_an_epoch_by_hand(tmp_path: Path, data: Path) -> None:
 def test_batches_that_cannot_be_cut_are_refused(settings: dict[str, int], words: str) -> None:
     config = dataclasses.replace(Config(), **settings)
     with pytest.raises(ConfigError, match=words):
-        jobs.train.check_batch(config, ranks=2, train_images=1000)
+        jobs.training.check_batch(config, ranks=2, train_images=1000)

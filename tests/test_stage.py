@@ -16,7 +16,7 @@ from earlier_study import write_earlier_study
 from harness import stage
 from harness.errors import MissingData
 from jobs import datasets, registry
-from jobs.datasets import DataError
+from jobs.contract import DataError
 
 WEIGHTS = b"not really weights, but staging cannot know" * 50_000
 DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
