@@ -8,7 +8,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup demo test test-slow test-slurm chaos lint bench-loader bench-throughput bench-start bench-launch bench-search bench-barrier bench-halving bench-confirm bench-training bench-trials bench-gpu bench-analysis gallery clean
+.PHONY: help setup demo test test-slow test-slurm test-exhaustive chaos lint bench-loader bench-throughput bench-start bench-launch bench-search bench-barrier bench-halving bench-confirm bench-training bench-trials bench-gpu bench-analysis gallery clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-17s %s\n' "$$name" "$$text"; done
@@ -27,11 +27,14 @@ test: setup  ## the fast tests and those of the repository's shape
 	@$(PY) -m pytest -q -m 'not slow and not slurm' -n 2
 
 test-slow: setup  ## kills, resumes, several ranks: minutes
-	@$(PY) -m pytest -q -m 'slow and not slurm' -n 3
+	@$(PY) -m pytest -q -m 'slow and not slurm and not exhaustive' -n 3
 
 test-slurm: setup  ## brings Slurms up on this machine (Debian or Ubuntu, root), tests on them, takes them down
 	@[ "$$(id -u)" = 0 ] || { echo 'make test-slurm starts a Slurm of its own and needs root: slurm/README.md' >&2; exit 1; }
-	@$(PY) -m pytest -q -m slurm -n 4 --dist loadfile
+	@$(PY) -m pytest -q -m 'slurm and not exhaustive' -n 4 --dist loadfile
+
+test-exhaustive: setup  ## every algorithm's repetition and more; ten minutes, root
+	@$(PY) -m pytest -q -m exhaustive -n 2
 
 chaos: setup  ## 300 random faults on 150 trials on a Slurm of its own (root); SEED=n repeats a run's faults
 	@$(PY) -m tests.chaos $(if $(SEED),--seed $(SEED))

@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,20 +72,33 @@ def building(folder: Path) -> Iterator[None]:
         yield
 
 
-def write(folder: Path, images: np.ndarray, labels: np.ndarray, facts: Mapping[str, Any]) -> None:
+def write(folder: Path, blocks: Iterable[np.ndarray], labels: np.ndarray, *, shape: tuple[int, ...],
+          facts: Callable[[np.ndarray], Mapping[str, Any]]) -> None:
     """Puts a folder in place, built aside; one that is there already and whole stays.
+
+    Args:
+        blocks: the images, uint8 (n, H, W, C) whose n add up to those of `labels`; one block is in memory at a time.
+        shape: (H, W, C).
+        facts: what is noted besides, given the images (N, H, W, C) as they lie on the disk.
 
     Raises:
         OSError: it cannot be written.
+        What going through `blocks` raises.
     """
     aside = _aside(folder)
     aside.mkdir()
     try:
-        found: dict[str, Any] = {"version": VERSION, "shape": list(images.shape), **facts}
-        for name, array in (("images", images), ("labels", labels)):
-            with (aside / f"{name}.npy").open("xb") as file:
-                np.save(file, array)
-                durable.flush(file)
+        whole = (len(labels), *shape)
+        with (aside / "images.npy").open("xb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": whole})
+            for block in blocks:
+                file.write(np.ascontiguousarray(block).data)
+            durable.flush(file)
+        with (aside / "labels.npy").open("xb") as file:
+            np.save(file, labels)
+            durable.flush(file)
+        found: dict[str, Any] = {"version": VERSION, "shape": list(whole), **facts(np.load(aside / "images.npy", mmap_mode="r"))}
+        for name in ("images", "labels"):
             found[name] = {"bytes": (aside / f"{name}.npy").stat().st_size, "sha256": durable.sha256_of(aside / f"{name}.npy")}
         with (aside / "meta.json").open("x", encoding="utf-8") as text:
             text.write(json.dumps(found, indent=1, sort_keys=True) + "\n")

@@ -8,10 +8,12 @@ This module imports numpy and no torch.
 """
 
 import dataclasses
+import itertools
 import logging
+import math
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -277,18 +279,22 @@ def _build(config: Config, root: Path, folder: Path) -> None:
         parts = [spec.read(root, split, side) for split in splits]
     except OSError as error:
         raise DataError(f"the raw files of {config.dataset} cannot be read: {error}") from error
-    images, labels = (np.concatenate([part[i] for part in parts]) if len(parts) > 1 else parts[0][i] for i in (0, 1))
-    _check_read(config.dataset, spec, images, labels, side)
-    needed, free = images.nbytes + labels.nbytes, shutil.disk_usage(folder.parent).free
+    labels, train = np.concatenate([labels for _, labels in parts]), len(parts[0][1])
+    _check_labels(config.dataset, spec, labels)
+    shape = (side, side, spec.shape[2]) if side else spec.shape
+    needed, free = len(labels) * math.prod(shape) + labels.nbytes, shutil.disk_usage(folder.parent).free
     if needed > free:
         raise DataError(f"the cache of {config.dataset} needs {needed / 1e9:.3g} GB in {folder.parent}, and {free / 1e9:.3g} GB are free. "
                         "Make room there, or set HARNESS_DATA to another folder")
-    facts: dict[str, Any] = {"dataset": config.dataset, "train": len(parts[0][1])}
-    if own:
-        facts |= {"splits": list(splits), "val": len(parts[1][1]) if "val" in splits else 0, "files": files,
-                  **image_folder.facts(root / spec.folder, parts[0][0])}
+
+    def facts(images: np.ndarray) -> dict[str, Any]:
+        noted = {"dataset": config.dataset, "train": train}
+        return noted if not own else {**noted, "splits": list(splits), "val": len(parts[1][1]) if "val" in splits else 0, "files": files,
+                                      **image_folder.facts(root / spec.folder, images[:train])}
+
     try:
-        cache.write(folder, images, labels, facts)
+        blocks = _checked(config.dataset, itertools.chain.from_iterable(blocks for blocks, _ in parts), len(labels), shape=shape)
+        cache.write(folder, blocks, labels, shape=shape, facts=facts)
     except OSError as error:
         raise DataError(f"the cache of {config.dataset} needs {needed / 1e9:.3g} GB in {folder.parent}, and writing it failed: {error}. "
                         "Make room there (a quota counts too), or set HARNESS_DATA to another folder") from error
@@ -334,13 +340,22 @@ def _check_own(config: Config, *, classes: int, splits: Iterable[str]) -> None:
         raise ConfigError(problems)
 
 
-def _check_read(name: str, spec: DatasetSpec, images: np.ndarray, labels: np.ndarray, side: int) -> None:
-    """Raises DataError when a reader returned something else than it promises."""
-    shape = (side, side, spec.shape[2]) if side else spec.shape
-    if images.dtype != np.uint8 or images.shape[1:] != shape or labels.dtype != np.int64 or labels.shape != images.shape[:1]:
-        raise DataError(f"{name}: read as images {images.dtype} {images.shape} with labels {labels.dtype} {labels.shape}; uint8 "
-                        f"(N, {shape[0]}, {shape[1]}, {shape[2]}) with int64 (N,) is meant. Mend its reader in jobs/datasets.py")
+def _check_labels(name: str, spec: DatasetSpec, labels: np.ndarray) -> None:
+    """Raises DataError when the raw files hold no images, or classes that are not meant."""
     if not len(labels) or labels.min() < 0 or spec.classes and labels.max() >= spec.classes:
         inside = f"labels from {labels.min()} to {labels.max()}" if len(labels) else "no images"
         raise DataError(f"{name}: the raw files hold {inside}, where classes 0 to {spec.classes - 1} are meant. Delete them and fetch "
                         "them again with `python -m harness.stage GRID`")
+
+
+def _checked(name: str, blocks: Iterable[np.ndarray], count: int, *, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """The blocks of a reader; raises DataError when it returned something else than it promises."""
+    left = count
+    for block in blocks:
+        left -= len(block)
+        if block.dtype != np.uint8 or block.shape[1:] != shape:
+            raise DataError(f"{name}: read as images {block.dtype} {block.shape}, where uint8 (N, {', '.join(map(str, shape))}) is meant. "
+                            "Mend its reader in jobs/datasets.py")
+        yield block
+    if left:
+        raise DataError(f"{name}: read as {count - left} images with {count} labels. Mend its reader in jobs/datasets.py")

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -20,6 +20,9 @@ from jobs.contract import DataError
 
 if TYPE_CHECKING:
     import numpy as np
+
+    Parts = tuple[Iterable[np.ndarray], np.ndarray]
+    """What a reader returns: blocks of images, and labels."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -44,9 +47,10 @@ class DatasetSpec:
     """Folder under the data folder that holds the raw files; "" needs none."""
     download_gb: float = 0.0
     """What staging fetches."""
-    read: "Callable[[Path, str, int], tuple[np.ndarray, np.ndarray]]"
-    """read(data folder, "train" | "test" | "all", side) -> images uint8 (N, H, W, C), labels int64 (N,). "all" where own_test is false.
-    Raises DataError, naming every file that is missing or broken."""
+    read: "Callable[[Path, str, int], Parts]"
+    """read(data folder, "train" | "test" | "all", side) -> the images as blocks of uint8 (n, H, W, C), one after the other, because all of
+    them need not fit into memory; their labels, int64 (N,). "all" where own_test is false. It, or going through the blocks, raises
+    DataError, naming every file that is missing or broken."""
     missing: Callable[[Path], list[str]]
     """The raw files that are not there, as paths to show."""
     fetch: Callable[[Path], None] | None = None
@@ -96,14 +100,14 @@ def _fetcher(kind: str, folder: str, source: str, **arguments: Any) -> Callable[
     return fetch
 
 
-def _read_digits(root: Path, split: str, side: int) -> "tuple[np.ndarray, np.ndarray]":
+def _read_digits(root: Path, split: str, side: int) -> "Parts":
     """scikit-learn's 1,797 handwritten digits, 8 x 8, grey 0 to 16 stretched to 0 to 255; part of the package, no file is fetched."""
     import numpy as np
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    return images, digits.target.astype(np.int64)
+    return [images], digits.target.astype(np.int64)
 
 
 _CIFAR_FILES = {
@@ -116,12 +120,12 @@ def _missing_cifar(name: str) -> Callable[[Path], list[str]]:
     return lambda root: _absent(root, _CIFAR_FILES[name]["train"] + _CIFAR_FILES[name]["test"])
 
 
-def _read_cifar(name: str) -> "Callable[[Path, str, int], tuple[np.ndarray, np.ndarray]]":
+def _read_cifar(name: str) -> "Callable[[Path, str, int], Parts]":
     """A reader of the "python version" of CIFAR (https://www.cs.toronto.edu/~kriz/cifar.html): pickled dicts with `data`
     (N, 3072) uint8, the three planes one after the other, and `labels` (CIFAR-10) or `fine_labels` (CIFAR-100)."""
     key = "labels" if name == "cifar10" else "fine_labels"
 
-    def read(root: Path, split: str, side: int) -> "tuple[np.ndarray, np.ndarray]":
+    def read(root: Path, split: str, side: int) -> "Parts":
         import numpy as np
 
         images, labels = [], []
@@ -129,7 +133,7 @@ def _read_cifar(name: str) -> "Callable[[Path, str, int], tuple[np.ndarray, np.n
             data, found = _cifar_batch(root / file, key)
             images.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
             labels.append(found)
-        return np.concatenate(images), np.concatenate(labels)
+        return images, np.concatenate(labels)
     return read
 
 
@@ -199,14 +203,14 @@ def _missing_fashion(root: Path) -> list[str]:
     return _absent(root, [f"{name}.gz" for name in names if not (root / name).exists()])
 
 
-def _read_fashion(root: Path, split: str, side: int) -> "tuple[np.ndarray, np.ndarray]":
+def _read_fashion(root: Path, split: str, side: int) -> "Parts":
     import numpy as np
 
     images, labels = (_idx(root / f"{_IDX_STEMS[split]}-{part}") for part in _IDX_PARTS)
     if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
         raise DataError(f"{root / _IDX_STEMS[split]}-*: images {images.shape} and labels {labels.shape} do not belong together. "
                         "Delete these files and fetch them again with `python -m harness.stage GRID`")
-    return images[..., None], labels.astype(np.int64)
+    return [images[..., None]], labels.astype(np.int64)
 
 
 def _idx(path: Path) -> "np.ndarray":
@@ -246,8 +250,10 @@ _CALTECH = "caltech101/101_ObjectCategories"
 _PICTURES = (".jpg", ".jpeg", ".png")
 
 
-def _read_caltech(root: Path, split: str, side: int) -> "tuple[np.ndarray, np.ndarray]":
+def _read_caltech(root: Path, split: str, side: int) -> "Parts":
     """One folder of JPEG files per class, in the order of their names, without BACKGROUND_Google, which is no class."""
+    import numpy as np
+
     from jobs.image_folder import decode
 
     folders = sorted(p for p in (root / _CALTECH).iterdir() if p.is_dir() and p.name != "BACKGROUND_Google" and p.name[0] != ".")
@@ -261,8 +267,9 @@ def _read_caltech(root: Path, split: str, side: int) -> "tuple[np.ndarray, np.nd
         labels += [label] * len(found)
     if not files:
         raise DataError(f"{root / _CALTECH} holds no class folder. Delete it and fetch it again with `python -m harness.stage GRID`")
-    return decode(files, labels, side, folder=root / _CALTECH,
-                  advice=f"Delete {root / _CALTECH} and fetch it again with `python -m harness.stage GRID`")
+    blocks = decode(files, side, folder=root / _CALTECH,
+                    advice=f"Delete {root / _CALTECH} and fetch it again with `python -m harness.stage GRID`")
+    return blocks, np.asarray(labels, dtype=np.int64)
 
 
 DATASETS: dict[str, DatasetSpec] = {

@@ -11,7 +11,7 @@ of the files; nothing is skipped silently. This module imports nothing heavy bef
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ _LITTER = {"thumbs.db", "desktop.ini"}
 """Files that a file manager leaves behind; hidden ones are passed over too."""
 _SPLITS = ("train", "val", "test")
 _SHOWN = 10
+BLOCK = 512
+"""Images that are decoded at a time: 100 MB of 256 x 256."""
 _LONG = 16
 """From this ratio of the sides on only the part of an image that is kept is scaled, lest a strip of one pixel becomes a huge image."""
 
@@ -77,12 +79,14 @@ def class_names(folder: Path) -> list[str]:
     return first
 
 
-def read(folder: Path, split: str, side: int) -> "tuple[np.ndarray, np.ndarray]":
-    """One split of a data set of one's own: images uint8 (N, side, side, 3), labels int64 (N,).
+def read(folder: Path, split: str, side: int) -> "tuple[Iterator[np.ndarray], np.ndarray]":
+    """One split of a data set of one's own: images as blocks of `decode`, labels int64 (N,).
 
     Raises:
-        DataError: a class without images, a file that is no image or cannot be decoded; all of them are named.
+        DataError: a class without images, a file that is no image; all of them are named.
     """
+    import numpy as np
+
     part = folder if split == "all" else folder / split
     files, labels, wrong = list[Path](), list[int](), list[str]()
     for label, name in enumerate(class_names(folder)):
@@ -96,7 +100,7 @@ def read(folder: Path, split: str, side: int) -> "tuple[np.ndarray, np.ndarray]"
     advice = f"Mend {folder} and give the command again"
     if wrong:
         raise DataError(f"{part}: class folders hold images and nothing else ({' '.join(SUFFIXES)}):\n  {_lines(wrong)}\n{advice}")
-    return decode(files, labels, side, folder=part, advice=advice)
+    return decode(files, side, folder=part, advice=advice), np.asarray(labels, dtype=np.int64)
 
 
 def facts(folder: Path, images: "np.ndarray") -> dict[str, Any]:
@@ -170,11 +174,10 @@ def _lines(problems: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------------------------------- pixels
 
 
-def decode(files: Sequence[Path], labels: Sequence[int], side: int, *, folder: Path,
-           advice: str) -> "tuple[np.ndarray, np.ndarray]":
-    """Image files as squares, on all cores: uint8 (N, side, side, 3), and the labels as int64 (N,).
+def decode(files: Sequence[Path], side: int, *, folder: Path, advice: str) -> "Iterator[np.ndarray]":
+    """Image files as squares, on all cores: blocks of uint8 (at most BLOCK, side, side, 3), one after the other.
 
-    Every image is decoded even after the first broken one, so that one message names them all.
+    Every image is decoded even after the first broken one, so that one message, after the last, names them all.
 
     Raises:
         DataError: some cannot be decoded; `folder` is where they lie, `advice` what to do.
@@ -182,21 +185,25 @@ def decode(files: Sequence[Path], labels: Sequence[int], side: int, *, folder: P
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
+    from PIL import Image, ImageOps  # noqa: F401
 
-    images = np.empty((len(files), side, side, 3), dtype=np.uint8)
+    Image.init()  # Pillow imports a format's code when it meets the first such file: here and not in several threads at once
+    broken = []
 
-    def fill(i: int) -> str | None:
+    def fill(image: np.ndarray, path: Path) -> None:
         try:
-            images[i] = square(files[i], side)
+            image[:] = square(path, side)
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, a bomb's error and more
-            return f"{files[i]}: {type(error).__name__}: {error}"
-        return None
+            broken.append(f"{path}: {type(error).__name__}: {error}")
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as pool:
-        broken = [line for line in pool.map(fill, range(len(files))) if line]
+        for first in range(0, len(files), BLOCK):
+            block = files[first:first + BLOCK]
+            images = np.empty((len(block), side, side, 3), dtype=np.uint8)
+            list(pool.map(fill, images, block))
+            yield images
     if broken:
-        raise DataError(f"{len(broken)} of {len(files)} images in {folder} cannot be read:\n  {_lines(broken)}\n{advice}")
-    return images, np.asarray(labels, dtype=np.int64)
+        raise DataError(f"{len(broken)} of {len(files)} images in {folder} cannot be read:\n  {_lines(sorted(broken))}\n{advice}")
 
 
 def square(path: Path, side: int) -> "np.ndarray":

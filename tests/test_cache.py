@@ -16,7 +16,10 @@ from jobs.data import load
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
     images = np.arange(30 * 16, dtype=np.uint8).reshape(30, 4, 4, 1)
-    cache.write(tmp_path / "made-v1", images, np.arange(30) % 3, {"train": 20})
+    cache.write(tmp_path / "made-v1", [images[:20], images[20:]], np.arange(30) % 3,
+                shape=(4, 4, 1), facts=lambda whole: {"train": len(whole[:20])})
+    np.save(tmp_path / "whole.npy", images)
+    assert (tmp_path / "made-v1" / "images.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
     return tmp_path / "made-v1"
 
 

@@ -303,9 +303,9 @@ def test_the_second_builder_waits_and_reads_nothing(tmp_path):
     """With locks, a process that comes while another builds decodes nothing itself."""
     write_cifar10(tmp_path)
     code = ("import sys, time; from pathlib import Path; from jobs import data; from jobs.config import Config\n"
-            "inner = data._check_read\n"
+            "inner = data._check_labels\n"
             "def slow(*args):\n    print('reading', flush=True); time.sleep(1); inner(*args)\n"
-            "data._check_read = slow\n"
+            "data._check_labels = slow\n"
             "data.prepare(Config(dataset='cifar10'), Path(sys.argv[1])); print('done', flush=True)")
     command = [sys.executable, "-c", code, str(tmp_path)]
     here = Path(__file__).parents[1]

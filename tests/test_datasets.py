@@ -19,7 +19,8 @@ from jobs.datasets import DATASETS
 
 
 def read(name: str, root: Path, split: str = "all", side: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    return DATASETS[name].read(root, split, side)
+    blocks, labels = DATASETS[name].read(root, split, side)
+    return np.concatenate(list(blocks)), labels
 
 
 def test_module_imports_nothing_heavy():

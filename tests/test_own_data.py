@@ -105,6 +105,23 @@ def test_a_validation_split_that_is_given(tmp_path: Path) -> None:
     assert np.array_equal(data.load(config(split_seed=5), tmp_path).val, splits.val)
 
 
+def test_images_are_never_all_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks go to the disk one by one: the cache of 100,000 images needs the memory of one block."""
+    folder = split_up(tmp_path, "train", "test", classes=("x", "y"), per_class=5)
+    monkeypatch.setattr(image_folder, "BLOCK", 4)
+    blocks, labels = spec(NAME).read(tmp_path, "train", 32)
+    files = sorted((folder / "train").glob("*/*"))
+    first = next(iter(blocks))
+    files[-1].write_text("no image")
+    assert first.shape == (4, 32, 32, 3) and len(labels) == 10
+    with pytest.raises(DataError, match="1 of 10 images"):
+        list(blocks)
+    files[-1].unlink()
+    files[0].rename(files[-1])
+    images = data.load(config(), tmp_path).images[:9]
+    assert all(np.array_equal(image, square(path, 32)) for image, path in zip(images, sorted((folder / "train").glob("*/*")), strict=True))
+
+
 def test_a_class_that_is_called_train(tmp_path: Path) -> None:
     flat(tmp_path, classes=("boat", "train"), per_class=5)
     assert data.load(config(), tmp_path).classes == 2
