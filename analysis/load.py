@@ -140,12 +140,13 @@ class Study:
         return self.metric, self.mode
 
     def warning(self) -> str:
-        """What must stand above anything that compares configs which nothing has confirmed; "" where there is nothing to warn of."""
-        if self.search is None or self.search.confirmed:
+        """What must stand above anything that compares configs which nothing has confirmed; "" where there is nothing to warn of: one
+        config that stands for its variant because it is the only one is no luckier than it is."""
+        most = 1 if self.search is None or self.search.confirmed else int(self.search.configs.groupby("variant").size().max())
+        if most == 1:
             return self.caution
-        most = int(self.search.configs.groupby("variant").size().max())
         biased = "downwards" if self.mode == "min" else "upwards"
-        return (f"Not confirmed: each variant is the best of {'up to ' if most > 1 else ''}{plural(most, 'config')} by {self.metric}, "
+        return (f"Not confirmed: each variant is the best of up to {most} configs by {self.metric}, "
                 f"chosen on the seeds that are shown. The best of many looks better than it is: {self.metric} is biased {biased}.")
 
     def standing(self) -> str:

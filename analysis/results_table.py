@@ -111,23 +111,28 @@ def layout(data: pd.DataFrame, study: Study, *, names: bool = True) -> Layout:
     params = [c for c in data.columns if c.startswith("param_")]
     metrics = [c.removesuffix("_half_width") for c in data.columns if c.endswith("_half_width")]
     told = [s for s in list(data.columns)[list(data.columns).index("done"):] if (data[s] > 0).any()]
-    hours = "hours" in data
+    factor, unit = _cost(data, study)
     first = ["variant"] if names or not _said_by_parameters(data, study) else []
     heads = [*first, *(p.removeprefix("param_") for p in params), *(_head(m) for m in metrics)]
-    heads += [*([cost.unit(study)] if hours else []), "n", *(["trials"] if told != ["done"] else [])]
+    heads += [*([unit] if unit else []), "n", *(["trials"] if told != ["done"] else [])]
     rows = []
     for _, row in data.iterrows():
         cells = [*(str(row[c]) for c in first), *(_value(row[p]) for p in params), *(_mean(row, m) for m in metrics)]
-        cells += [_small(float(row["hours"]))] if hours else []
+        cells += [_small(factor * float(row["hours"]))] if unit else []
         cells.append("/".join(dict.fromkeys(str(int(row[f"{m}_n"])) for m in metrics)) or "0")
         if told != ["done"]:
             cells.append(", ".join(f"{int(row[s])} {s}" for s in told if row[s]))
         rows.append(tuple(cells))
     left, column = len(first) + len(params), study.headline()[0]
     numeric = [False] * len(first) + [all(_is_number(v) for v in data[p].dropna()) for p in params]
-    numeric += [True] * (len(metrics) + hours + 1) + [False] * (told != ["done"])
+    numeric += [True] * (len(metrics) + bool(unit) + 1) + [False] * (told != ["done"])
     return Layout(heads=tuple(heads), numbers=tuple(numeric), rows=tuple(rows), places=tuple(data["place"]),
                   marked=left + metrics.index(column) if column in metrics and data["place"].ne("").any() else None)
+
+
+def _cost(data: pd.DataFrame, study: Study) -> tuple[float, str]:
+    """How hours are shown, as on the axes of figures: the factor and the unit, "" where nobody knows them."""
+    return cost.scale(study, float(data["hours"].max())) if "hours" in data else (1.0, "")
 
 
 def curse_layout(data: pd.DataFrame, study: Study) -> Layout | None:
@@ -167,8 +172,9 @@ def notes(data: pd.DataFrame, study: Study) -> list[str]:
     text = study.selection()
     if study.search is not None:
         text = "".join(f"{note}. " for note in (study.standing(), study.openings()) if note) + f"{text[0].upper()}{text[1:]}"
-    hours = f"; {cost.unit(study)}: of one trial, the mean" if "hours" in data else ""
-    out = [f"{spread} {text[0].upper()}{text[1:]}; the last training loss is that of the last epoch{hours}. "
+    last = "; the last training loss is that of the last epoch" if "last_train_loss" in data else ""
+    hours = f"; {unit}: of one trial, the mean" if (unit := _cost(data, study)[1]) else ""
+    out = [f"{spread} {text[0].upper()}{text[1:]}{last}{hours}. "
            f"{study.counts()[0].upper()}{study.counts()[1:]}."]
     if data["place"].ne("").any():
         column = stats.words(study.headline()[0])
@@ -227,11 +233,11 @@ def _value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _small(hours: float) -> str:
-    """Hours with two significant digits, or "<0.01"."""
-    if not math.isfinite(hours):
+def _small(of: float) -> str:
+    """A cost with two significant digits, or "<0.01"."""
+    if not math.isfinite(of):
         return "–"
-    return "<0.01" if hours < 0.005 else f"{hours:.2g}" if hours < 10 else f"{hours:.0f}"
+    return "<0.01" if of < 0.005 else f"{of:.2g}" if of < 10 else f"{of:.0f}"
 
 
 def _head(metric: str) -> str:

@@ -42,6 +42,8 @@ _SIZE: ContextVar[Size] = ContextVar("size", default=SIZES["paper"])
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours for colour-blind readers, in the order in which neighbours differ most; the pink made darker."""
 ACCENT, INK, MUTED, FAINT, WARNING = "#0072B2", "#222222", "#6b6b6b", "#cfcfcf", "#A33B00"
+CAPTION_LINES = 3
+"""Lines of a caption for which figures have room; on a slide it has more."""
 MANY_LINES = 500
 """From so many lines on they are pixels also in a PDF and SVG."""
 _RC: dict[str, Any] = {
@@ -127,14 +129,25 @@ def round_ticks(*, most: int = 5, whole: bool = False) -> MaxNLocator:
 
 
 def caption(figure: Figure, text: str) -> None:
-    """A note under the panels, wrapped to the figure's width; the panels make room for it."""
+    """A note under the panels, wrapped to the figure's width. The panels make room for `CAPTION_LINES` of it, for more of them the figure
+    grows."""
     wide_in, height_in = figure.get_size_inches()
-    lines = textwrap.wrap(text.replace(" %", "\u00a0%"), int(wide_in * 19.5))
-    room_in = 0.12 + 0.142 * len(lines)
+    lines = textwrap.wrap(text.replace(" %", "\u00a0%"), int(wide_in * 19.5), break_on_hyphens=False)
+    room_in, height_in = 0.12 + 0.142 * len(lines), height_in + 0.142 * max(0, len(lines) - CAPTION_LINES)
+    figure.set_size_inches(wide_in, height_in)
     note = figure.text(0.1 / wide_in, 0.06 / height_in, "\n".join(lines), fontsize=7, color=MUTED, va="bottom", linespacing=1.35)
     note.set_in_layout(False)
     engine: Any = figure.get_layout_engine()
     engine.set(rect=(0.0, room_in / height_in, 1.0, 1.0 - room_in / height_in))
+
+
+def make_room(figure: Figure, bands: Sequence[Sequence[Axes]]) -> None:
+    """Lets the figure grow by the names at the ticks that stand upright, the longest of each band of panels. To be called before
+    `caption`."""
+    longest = [max((len(t.get_text()) for axis in band for t in axis.get_xticklabels() if t.get_rotation() == 90), default=0)
+               for band in bands]
+    wide_in, height_in = figure.get_size_inches()
+    figure.set_size_inches(wide_in, height_in + 0.065 * sum(longest))
 
 
 def warning(figure: Figure, text: str) -> None:
@@ -168,13 +181,19 @@ def panels(figure: Figure, names: Sequence[str], *, x: str, y: str) -> list[Axes
 
 
 def key(figure: Figure, handles: Sequence[Artist]) -> None:
-    """A key above the panels, for what cannot be named at the marks; the figure grows by its lines."""
-    if handles:
-        wide_in, height_in = figure.get_size_inches()
-        columns = min(room(5), len(handles))
-        figure.set_size_inches(wide_in, height_in + 0.2 * -(-len(handles) // columns))
-        figure.legend(handles=list(handles), loc="outside upper left", ncols=columns, frameon=False, fontsize=7,
-                      handlelength=1.4, columnspacing=1.2, handletextpad=0.5, borderaxespad=0.2, labelspacing=0.3)
+    """A key above the panels, for what cannot be named at the marks, in as many columns as the figure is wide enough for; the figure
+    grows by its lines."""
+    if not handles:
+        return
+    wide_in, height_in = figure.get_size_inches()
+    for columns in range(min(room(5), len(handles)), 0, -1):
+        drawn = figure.legend(handles=list(handles), loc="outside upper left", ncols=columns, frameon=False, fontsize=7,
+                              handlelength=1.4, columnspacing=1.2, handletextpad=0.5, borderaxespad=0.2, labelspacing=0.3)
+        needed = drawn.get_window_extent()
+        if needed.width <= wide_in * figure.dpi or columns == 1:
+            break
+        drawn.remove()
+    figure.set_size_inches(wide_in, height_in + needed.height / figure.dpi + 0.04)
 
 
 def informative(values: Sequence[float], mode: str) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 Run as a program it builds caches, in a process of its own; `build_caches` is who starts it.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -10,6 +11,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,12 +203,12 @@ def missing_source(study: Store, *, grids: Path) -> Missing | None:
     """What an earlier study lacks before weights can be taken from it.
 
     Args:
-        grids: the folder in which its grid is looked for, as NAME.toml.
+        grids: the folder in which the grid of its name is looked for.
     """
     lacking = find_source(study)
     if isinstance(lacking, Source):
         return None
-    grid, frozen = grids / f"{study.root.name}.toml", study.frozen_grid()
+    grid, frozen = _grid_called(study.root.name, grids), study.frozen_grid()
     own = frozen is None or grid.is_file() and grid.read_bytes() == frozen.encode()
     words = ["python", "-m", "harness.launch", str(grid) if own else _short(study.grid_file)]
     if not own or study.root != Path("runs").absolute() / study.root.name:
@@ -215,6 +217,16 @@ def missing_source(study: Store, *, grids: Path) -> Missing | None:
             _status(study, parse_grid(frozen, name=str(study.grid_file)), study.trials()).values()):
         words += ["--retry"]
     return Missing(what=lacking, where=str(study.root), command=shlex.join(words) + "   # add --local if it runs on this machine")
+
+
+def _grid_called(name: str, folder: Path) -> Path:
+    """The file in a folder of grids whose study has this name; where there is none, the one that has it by itself."""
+    guess = folder / f"{name}.toml"
+    for path in (guess, *sorted(folder.glob("*.toml"))):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # missing, no TOML, no grid
+            if tomllib.loads(path.read_text(encoding="utf-8")).get("study", {}).get("name", path.stem) == name:
+                return path
+    return guess
 
 
 def _short(path: Path) -> str:

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from harness import command, reasons, slurm
+from harness import command, reasons, report, slurm
 from harness.display import ENDED, ORDER
 from harness.estimate import duration, estimate
 from harness.leading import leading
@@ -286,6 +286,8 @@ def _draw_sums(screen: Screen, overview: Overview, said: dict[str, Any]) -> None
         screen.command(overview.command("why"), label="why")
     if said["over"] and said["trials"]["done"]:
         screen.command(f"python -m analysis.plots {shown(overview.root)}", label="figures")
+        if (overview.root / report.NAME).is_file():
+            screen.fact("report", shown(overview.root / report.NAME))
 
 
 if __name__ == "__main__":

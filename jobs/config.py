@@ -271,10 +271,12 @@ class Trial:
         """Reads a trial file; what the launcher notes in it besides (`NOTED`) is passed over.
 
         Raises:
-            ConfigError: no JSON object, no "config" in it, an unknown key, or a request that cannot be meant.
+            ConfigError: no such file, no JSON object, no "config" in it, an unknown key, or a request that cannot be meant.
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError([("config", f"{path} cannot be read: {error.strerror}")]) from error
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ConfigError([("config", f"{path} is no JSON: {error}")]) from error
         if not isinstance(data, dict) or not isinstance(data.get("config"), dict):

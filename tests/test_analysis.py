@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.lines import Line2D
 
 from analysis import drawing, plots, results_table, style
 from analysis.figures import comparison, curves
@@ -360,6 +361,22 @@ def test_labels_keep_apart_and_inside() -> None:
     assert max(placed) == pytest.approx(0.95)
     assert style.spread([0.2, 0.8], [0.1, 0.1]) == pytest.approx([0.2, 0.8])
     assert style.spread([], []) == []
+
+
+@pytest.mark.parametrize("size", plots.SIZES)
+def test_a_key_and_a_caption_of_any_length_have_room(size: str) -> None:
+    """The key is never wider than the figure, and the panel keeps its height whatever is said below it."""
+    heights = []
+    for words in (1, 90):
+        with style.context(size):
+            figure = style.new_figure()
+            axis = figure.subplots()
+            style.key(figure, [Line2D([], [], marker="o", label="a long name of something") for _ in range(7)])
+            style.caption(figure, "words " * words)
+            figure.draw_without_rendering()
+            assert figure.legends[0].get_window_extent().width <= figure.bbox.width and len(figure.legends) == 1
+            heights.append(axis.get_window_extent().height / figure.dpi)
+    assert heights[1] > heights[0] - 0.142 * (style.CAPTION_LINES - 0.5)
 
 
 def test_names_are_wrapped_and_none_of_it_is_lost() -> None:

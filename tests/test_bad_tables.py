@@ -101,7 +101,7 @@ def older(folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [running, one_trial, one_config, without_epochs, constant, not_finite, hostile, hostile_search, older])
-@pytest.mark.filterwarnings("ignore:Glyph", "error::RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:Glyph", "error::RuntimeWarning", "error:constrained_layout not applied")
 def test_poor_tables_still_give_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], Path]) -> None:
     names = drawn(make(tmp_path / "s"), capsys)
     assert {"comparison", "results"} <= names

@@ -140,6 +140,8 @@ def test_trial_file(tmp_path: Path) -> None:
     (b'{"config": {}, "test": "no"}', "`test`")])
 def test_trial_file_that_cannot_be_used(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
+    with pytest.raises(ConfigError, match=r"config\.json cannot be read: No such file"):
+        Trial.load(path)
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=reason):
         Trial.load(path)

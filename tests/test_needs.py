@@ -81,6 +81,11 @@ def test_a_study_that_has_not_begun(tmp_path: Path, data: Path, monkeypatch: pyt
     assert "study first" in lacking.what and lacking.where == str(tmp_path / "runs" / "first")
     assert shlex.split(lacking.command, comments=True) == ["python", "-m", "harness.launch", "my grids/first.toml"]
     assert lacking.command.startswith("python -m harness.launch 'my grids/first.toml'")
+    Path("my grids").mkdir()
+    for name, text in {"a": "no [TOML", "b": "study = 1", "c": '[study]\nname = "second"', "d": '[study]\nname = "first"'}.items():
+        Path(f"my grids/{name}.toml").write_text(text)
+    (lacking,) = needs.missing([STARTS], data=data, runs=Path("runs").absolute(), grid=Path("my grids/mine.toml"))
+    assert lacking.command.startswith("python -m harness.launch 'my grids/d.toml'")
 
 
 def test_weights_that_were_removed(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from analysis import latex, plots, results_table, winners
 from analysis.load import Study, load
+from analysis.report import facts
 from tests.made_up_study import write_search, write_study, write_table
 
 HOSTILE = ("<b>$x_1$</b> & 100% #1 {a} ~^ \\ \"q\" [x] --lr `id` *y* |",
@@ -50,6 +51,20 @@ def test_nothing_is_marked_below_three_seeds_or_without_confirmation(tmp_path: P
         assert "Bold" not in results_table.markdown(table, study) and "boldmath" not in latex.latex(table, study)
 
 
+def test_what_is_left_of_a_variant_whose_seeds_diverged_is_never_the_best(tmp_path: Path) -> None:
+    acc = {"a": 0.7, "b": 0.65, "diverged": 0.9, "too few": 0.8, "none": 0.6}
+    ended = {("diverged", 2): "infeasible", ("too few", 1): "failed", ("none", 0): "failed", ("none", 1): "lost", ("none", 2): "failed"}
+    study = load(write_study(tmp_path / "s", acc, epochs=3, status=ended))
+    assert dict(zip(study.variants, results_table.table(study)["place"], strict=True))["diverged"] == ""
+    told, config = facts.verdict(study), facts.best_config(study)  # the report's first line says the same
+    assert told.variant == "a" and told.detail.endswith("Not judged, as seeds diverged or are fewer than 3: too few, diverged, none.")
+    assert [(s.variant, s.n) for s in told.standings] == [("a", "3"), ("b", "3"), ("too few", "2 of 3"), ("diverged", "2 of 3"),
+                                                          ("none", "0 of 3")]
+    assert config is not None and config.title.startswith("too few: ")  # the config of two seeds may be the best
+    study = load(write_study(tmp_path / "t", {"a": 0.7, "b": 0.9}, epochs=3, status={("a", 0): "infeasible", ("b", 0): "infeasible"}))
+    assert facts.verdict(study).variant == "b" and "Not judged" not in facts.verdict(study).detail
+
+
 def test_hours_are_those_of_a_finished_trial(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "s", {"a": 0.5, "b": 0.6}, seeds=2, epochs=2)
     ids = load(folder).trials["trial_id"].tolist()
@@ -63,7 +78,11 @@ def test_hours_are_those_of_a_finished_trial(tmp_path: Path) -> None:
     study = load(folder)
     table = results_table.table(study)
     assert table["hours"].tolist() == [3.0, 7.0]  # 1 and 2 hours, 3 and 4, on two processes each
-    assert "slot-hours: of one trial, the mean" in results_table.markdown(table, study)
+    text = results_table.markdown(table, study)
+    assert "slot-hours: of one trial, the mean" in text and [row[-2] for row in rows(text)[2:]] == ["3", "7"]
+    assert "the last training loss is" in text
+    short = results_table.markdown(table.assign(hours=[0.001, 0.002]).drop(columns=[c for c in table if "last_train" in c]), study)
+    assert [row[-2] for row in rows(short)[2:]] == ["3.6", "7.2"] and "slot-seconds: of one trial" in short and "loss" not in short
 
 
 def curse(tmp_path: Path) -> Study:

@@ -102,6 +102,11 @@ def test_an_unconfirmed_best_is_said_to_be_biased_everywhere(tmp_path: Path, cap
         assert warning in str(figure.get_suptitle()).replace("\n", " ")
 
 
+def test_the_only_config_of_each_variant_was_chosen_by_nothing(tmp_path: Path) -> None:
+    study = load(write_search(tmp_path / "s", TWO, configs=1, seeds=3, confirm=0))
+    assert study.search is not None and not study.search.confirmed and study.warning() == ""
+
+
 def test_what_is_not_confirmed_is_not_mixed_with_what_is(tmp_path: Path) -> None:
     bad = {("b", k): "infeasible" for k in range(4)}
     study = load(write_search(tmp_path / "s", {"a": 0.9, "b": 0.9}, configs=4, status=bad))

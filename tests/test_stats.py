@@ -300,10 +300,18 @@ def test_seed_noise_by_hand() -> None:
     # means 0.6 and 0.81: variance 0.02205; less (0.01 + 0.0003) / 2 / 3
     assert found.between == pytest.approx(math.sqrt(0.02205 - 0.0103 / 6))
     # differences 0.30, 0.20, 0.13
-    assert (found.paired, found.paired_df) == (pytest.approx(0.0854400, abs=1e-6), 2)
+    assert found.paired == pytest.approx(0.0854400, abs=1e-6)
+    # chi-square of 2 degrees of freedom: 0.0506356 and 7.3777589
+    ends = pytest.approx(found.paired * math.sqrt(2 / 7.3777589)), pytest.approx(found.paired * math.sqrt(2 / 0.0506356))
+    assert (found.paired_low, found.paired_high) == ends
     # chi-square of 4 degrees of freedom: 0.484419 and 11.143287
     ends = pytest.approx(found.sd * math.sqrt(4 / 11.143287)), pytest.approx(found.sd * math.sqrt(4 / 0.484419))
     assert (found.low, found.high) == ends
+    # two differences to one reference, 1 degree of freedom each, count as 2 / 1.25 = 1.6: chi-square 6.505389 and 0.01828393
+    two = noise.noise(trials({v: dict(zip((0, 1), seeds, strict=True)) for v, seeds in (("a", (0.5, 0.6)), ("b", (0.5, 0.7)),
+                                                                                       ("c", (0.5, 0.8)))}),
+                      "test_acc", variants=["a", "b", "c"], reference="a")
+    assert two.paired_high / two.paired_low == pytest.approx(math.sqrt(6.505389 / 0.01828393), rel=1e-6)
 
 
 def test_seeds_that_a_difference_takes_are_those_of_the_tables() -> None:
@@ -344,6 +352,7 @@ def test_sentences_of_the_noise() -> None:
     # variances 1 and 2.333 points: sd 1.29; means 51.0 and 61.333: variance 53.39, less 0.5556; differences 10, 10, 11: sd 0.577
     assert noise.sentences(found, "test_acc", images=1000, mean=0.6, seeds=3) == [
         "seeds of one variant differ by 1.3 points (sd; 95 % CI 0.8 to 3.7; 6 values, 2 variants), the variants by 7.3 without that noise",
-        "paired differences have an sd of 0.6 points: a true difference of 1 point takes 5 paired seeds to be shown with 80 % power",
+        "paired differences have an sd of 0.6 points (95 % CI 0.3 to 3.6): a true difference of 1 point takes about 5 paired seeds "
+        "(3 to 106) to be shown with 80 % power",
         "the test set of 1,000 images has a standard error of its own of 1.5 points at 60.0 %, which no number of seeds lessens; that of a "
         "mean over 3 seeds is 0.7"]

@@ -197,7 +197,11 @@ def test_a_real_study_that_is_over(ended: Bench, capsys: pytest.CaptureFixture[s
     said = as_json(capsys, "status", ended.store.root)
     assert said["over"] and said["trials"]["done"] == 2 and said["failures"] == {"exception": 2}
     assert said["variants"][0]["variant"] == "width=1 mode=fine" and said["variants"][0]["mean"] == 2.125 + 0.5
-    assert f"figures    python -m analysis.plots {ended.store.root}" in verb(capsys, "status", ended.store.root)[1]
+    page = ended.store.root / "report.html"
+    assert "report  " not in verb(capsys, "status", ended.store.root)[1]  # none is written in tests
+    page.touch()
+    assert f"figures    python -m analysis.plots {ended.store.root}\nreport     {page}\n" in verb(capsys, "status", ended.store.root)[1]
+    page.unlink()
 
 
 VERBS = [("status",), ("why",), ("status", "--json"), ("why", "--json"), ("logs", "--variant", "width=1 mode=raise", "--seed", "1")]

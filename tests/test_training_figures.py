@@ -19,7 +19,7 @@ from analysis.figures import curves, curves_cost, first_best, isolation, pareto,
 from analysis.load import AnalysisError, NotForThisStudy, Study, load
 from analysis.stats.expected import expected_best
 from benchmarks.made_up_space import write_space
-from tests.made_up_study import write_search, write_study, write_table
+from tests.made_up_study import EPOCHS, write_search, write_study, write_table
 
 MINE = ("curves", "curves_cost", "schedules", "progress", "isolation", "pareto", "first_best", "rungs", "search")
 BEGIN = datetime.datetime(2026, 3, 2, 9, tzinfo=datetime.UTC)
@@ -165,6 +165,16 @@ def test_seeds_that_have_no_hours_in_common_have_no_mean(tmp_path: Path) -> None
     assert "no hours in common" in drawn(study, curves_cost)[0]
 
 
+def test_the_best_that_a_seed_ever_was_is_not_cut_off(tmp_path: Path) -> None:
+    """One seed peaks in the middle, above all means and all last values."""
+    folder = write_study(tmp_path / "s", {"a": 0.8, "b": 0.7}, epochs=12)
+    table = pq.read_table(folder / "epochs.parquet").to_pandas()
+    table.loc[(table["trial_id"] == ids(load(folder))[0]) & (table["epoch"] == 6), "val_acc"] = 0.95
+    write_table(folder / "epochs.parquet", table.to_dict("records"), EPOCHS, {"schema": 1})
+    low, high = drawn(load(folder), curves)[1].axes[0].get_ylim()
+    assert high > 0.95 and low > 0.1
+
+
 @pytest.mark.slow
 def test_of_very_many_seeds_the_first_are_drawn_and_the_means_are_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = load(write_study(tmp_path / "s", {f"v{i}": 0.3 + i / 50 for i in range(14)}, seeds=4, epochs=5))
@@ -302,6 +312,18 @@ def test_the_front_is_what_nothing_beats_in_both(tmp_path: Path) -> None:
     text, _ = drawn(study, pareto)
     assert "Nothing is confirmed on fresh seeds: which cheaper ones are level with the best cannot be said" in text
     assert all("lr " in name for name in table.loc[table["front"], "name"])
+
+
+def test_what_was_confirmed_is_on_the_front_too(tmp_path: Path) -> None:
+    """The fresh seeds of one config took half the time of the search and are as good, so that nothing else is better for less."""
+    value = {("a", k, s): 0.9 for k in range(2) for s in range(5)}
+    folder = write_search(tmp_path / "s", {"a": 0.9}, configs=2, epochs=2, confirm=1, value=value)
+    trials = load(folder).all_trials
+    spent = [10 if phase == "confirm" else 20 for phase in trials["phase"]]
+    study = with_attempts(folder, [attempt(t, 0, s) for t, s in zip(trials["trial_id"], spent, strict=True)])
+    table = pareto.table(study)
+    assert table.loc[table["front"], "kind"].tolist() == ["confirmed"]
+    assert "Line: the front; nothing that is fully trained beats a point of it in both" in drawn(study, pareto)[0]
 
 
 def test_the_cheapest_that_cannot_be_told_from_the_best(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def _dumbbells(axes: Axes, best: pd.DataFrame, other: pd.DataFrame, study: Study
     for values, (_, marker, edge, fill) in zip(ends, _arms(best, other, style.colours(study.variants)), strict=True):
         axes.plot(values, at, ls="", marker=marker, ms=4.5 if marker == "o" else 6.5, mew=1.2, mec=edge, mfc=fill, zorder=3)
     for y, value in zip(at.tolist(), kept, strict=True):
-        text = f"{100 * value:+.1f}".replace("-", "−")
+        text = f"{100 * value:+.1f}".replace("-", "−") if abs(value) >= 0.0005 else "0"
         axes.text(1.01, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=6.5, color=style.MUTED)
     axes.set_yticks(at, [_short(name, 22) for name in right[0]["label_name"].reindex(kept.index)], fontsize=7)
     axes.set_ylim(len(kept) - 0.5, -0.5)
@@ -256,7 +256,8 @@ def _caption(data: pd.DataFrame, study: Study, size: int, *, compared: bool) -> 
     if compared:
         classes = best["label"].nunique()
         chosen = f"; the {MOST} of {classes} classes with the largest differences, which chance makes look larger than they are"
-        text += f" Dots: the share that is right, of both variants{chosen if classes > MOST else ''}; no intervals."
+        text += (" Dots: the share that is right, of both variants, and how much larger it is with the best"
+                 f"{chosen if classes > MOST else ''}; no intervals.")
     without = int((study.trials["status"] == "done").sum()) - int(data.drop_duplicates("variant")["trials"].sum())
     text += f" {plural(without, 'finished trial')} without predictions." if without > 0 else ""
     return text + (f" {study.openings()}." if study.openings() else "")

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from analysis import stats, style
-from analysis.load import AnalysisError, NotForThisStudy, Study
+from analysis.load import AnalysisError, NotForThisStudy, Study, metric_mode
 
 NAME, TITLE = "curves", "Learning curves"
 _SOLID: dict[str, Any] = {"lw": 1.6, "ls": "-", "ms": 3.5}
@@ -189,7 +189,7 @@ def panel(axes: Axes, data: pd.DataFrame, study: Study, names: Sequence[str], ov
     """Draws one panel: these metrics of all variants in `data`, a frame as `table` makes it, each in its colour; at most as many variants
     as there are colours. Returns what the caption must say of it."""
     colour = style.colours([v for v in study.variants if v in set(data["variant"])])
-    notes = _prepare(axes, _ranges(data, names, over), study, names, over)
+    notes = _prepare(axes, _ranges(data, names, over, study), study, names, over)
     axes.set_xlabel(over.label)
     axes.set_ylabel(_panel_label(names))
     for variant, shade in colour.items():
@@ -219,7 +219,7 @@ def _draw_apart(figure: Figure, data: pd.DataFrame, study: Study, over: Over, pa
     axes = figure.subplots(bands * len(panels), columns, squeeze=False, sharex=True)
     shown = data[data["variant"].isin(variants)]
     parts = dict(list(shown.groupby("variant")))
-    ranges = [_ranges(shown, names, over) for names in panels]
+    ranges = [_ranges(shown, names, over, study) for names in panels]
     notes: list[str] = []
     for i in range(bands * columns):
         for j, names in enumerate(panels):
@@ -252,10 +252,11 @@ def _panel_label(names: Sequence[str]) -> str:
     return "loss" if len(names) > 1 else style.axis_label(names[0])
 
 
-def _ranges(data: pd.DataFrame, names: Sequence[str], over: Over) -> tuple[float, float, tuple[float, float] | None]:
+def _ranges(data: pd.DataFrame, names: Sequence[str], over: Over, study: Study) -> tuple[float, float, tuple[float, float] | None]:
     """Begin and end of the x axis, and the informative range of these metrics."""
     x = data[over.column].astype(float)
-    return float(x.min()) if over.whole else 0.0, float(x.max()), _limits(data[data["metric"].isin(names)], over)
+    mode = study.mode if names[-1] == study.metric else metric_mode(names[-1])
+    return float(x.min()) if over.whole else 0.0, float(x.max()), _limits(data[data["metric"].isin(names)], over, names[-1], mode)
 
 
 def _prepare(axis: Axes, ranges: tuple[float, float, tuple[float, float] | None], study: Study, names: Sequence[str], over: Over, *,
@@ -297,8 +298,9 @@ def _prepare(axis: Axes, ranges: tuple[float, float, tuple[float, float] | None]
     return notes
 
 
-def _limits(rows: pd.DataFrame, over: Over) -> tuple[float, float] | None:
-    """The informative range: means, and single seeds' last values, without the first fifth (at least the first epoch)."""
+def _limits(rows: pd.DataFrame, over: Over, seeds_of: str, mode: str) -> tuple[float, float] | None:
+    """The informative range: means without the first fifth (at least the first epoch), single seeds' last values, and the best value of
+    those of the metric whose single seeds are drawn."""
     finite = rows[np.isfinite(rows["value"].astype(float))]
     means = finite[finite["trial_id"].isna()]
     means = means if not means.empty else finite
@@ -307,7 +309,9 @@ def _limits(rows: pd.DataFrame, over: Over) -> tuple[float, float] | None:
     first, last = float(means[over.column].min()), float(means[over.column].max())
     late = means[means[over.column] >= min(first + max(float(over.whole), 0.2 * (last - first)), last)]
     ends = finite[finite["status"] == "done"].groupby(["trial_id", "metric"])["value"].last()
-    values = np.concatenate([late["value"].to_numpy(dtype=float), ends.to_numpy(dtype=float)])
+    best = finite.loc[finite["metric"] == seeds_of, "value"].agg([mode])
+    values = np.concatenate([part.to_numpy(dtype=float) for part in (late["value"], ends, best)])
+    values = values[np.isfinite(values)]
     return float(values.min()), float(values.max())
 
 

@@ -77,7 +77,8 @@ def _caption(data: pd.DataFrame, study: Study, left_out: int) -> str:
     what = f"the rank by {study.metric} (what went further is ahead)" if halved else f"{study.metric}, the worst {100 * CLIP:.0f} % as one"
     parts = [f"{study.name}: {study.counts()}", f"Total effect in a random forest of {of} (R² = {first['r2']:.2f} in configs that it has "
              f"not seen); it learned {what}, what diverged being the worst; what failed or is not finished is left out",
-             f"Line: 95 % interval from {REFITS} refits on resampled configs", "Shares add up to more than 100 % where parameters interact"]
+             f"Line: 95 % interval of the forest's share, from {REFITS} refits on resampled configs; of weak parameters a forest says less "
+             "than there is", "Shares add up to more than 100 % where parameters interact"]
     parts += ["Within: scored among the configs that read the parameter"] if (data["within"] != "").any() else []
     parts += [f"In the CSV alone: {left_out} less important ones"] if left_out else []
     return ". ".join(parts) + "."

@@ -147,11 +147,17 @@ def _line_points(pair: pd.DataFrame, one: Parameter, other: Parameter) -> list[d
         bins = min(BINS, len(part) // PER_BIN)
         points = _levels(part["setting"], one, len(one.choices), bins=max(bins, 1))
         for point in sorted(set(points)) if bins > 1 or one.choices else []:
-            mine = part[points == point]  # from the worst to the best
+            mine = part[points == point]
             setting = mine["setting"].iloc[0] if one.choices else float(mine["setting"].astype(float).median())
             out.append({"kind": "line", "row": level, "setting": setting, "other_low": part["other"].min(), "n": len(mine),
-                        "other_high": part["other"].max(), "value": mine["value"].iloc[len(mine) // 2]})
+                        "other_high": part["other"].max(), "value": _median(mine["value"])})
     return out
+
+
+def _median(values: "pd.Series[float]") -> float:
+    """The median of values in their order, from what diverged, which has none, to the best; NaN where that is in the middle."""
+    middle = values.iloc[(len(values) - 1) // 2:len(values) // 2 + 1]
+    return float(middle.mean(skipna=False))
 
 
 def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
@@ -190,7 +196,7 @@ def scatter(axes: Axes, data: pd.DataFrame, one: Parameter, other: Parameter) ->
     axes.set_ylabel(style.wrap(other.name, 22, lines=2))
     share = data["share"].iloc[0]
     text = f"{one.name} × {other.name}" + ("" if math.isnan(share) else f": {_percent(share)}")
-    axes.set_title(style.wrap(text, style.room(34), lines=3), fontsize=7.5, loc="left")
+    axes.set_title(style.wrap(text, style.room(30), lines=3), fontsize=7.5, loc="left")
 
 
 def _percent(share: float) -> str:
@@ -203,7 +209,7 @@ def _across(axes: Axes, its: Scale, one: Parameter) -> None:
     letters = sum(max(map(len, name.split("\n"))) + 1 for name in names)
     axes.set_xticks([at for at, _ in ticks], names, rotation=90 if letters > style.room(28) else 0, fontsize=7)
     axes.set_xlim((0, 1) if its.slot else (-0.05, 1.05))
-    axes.set_xlabel(style.wrap(one.name, 24, lines=2))
+    axes.set_xlabel(style.wrap(one.name, style.room(24), lines=2))
 
 
 def cells(axes: Axes, data: pd.DataFrame, one: Parameter, other: Parameter, study: Study) -> None:
@@ -234,7 +240,7 @@ def cells(axes: Axes, data: pd.DataFrame, one: Parameter, other: Parameter, stud
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.set_xlabel(style.wrap(one.name, 24, lines=2))
+    axes.set_xlabel(style.wrap(one.name, style.room(24), lines=2))
     axes.set_title("mean rank" if _halved(study) else f"mean {study.metric}", fontsize=7.5, loc="left")
 
 

@@ -110,6 +110,7 @@ def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
         if i % columns == 0:
             axis.set_ylabel(f"best {style.axis_label(study.metric)}".replace(" accuracy", "\naccuracy"))
         panel(axis, best[best["parameter"] == parameter.name], parameter, study, colour)
+    style.make_room(figure, [figure.axes[1 + i:1 + i + columns] for i in range(0, len(drawn), columns)])
     style.warning(figure, study.warning())
     style.caption(figure, _caption(shown, study, edge, (low, high), len(names) - len(drawn)))
 
@@ -154,6 +155,7 @@ def panel(axes: Axes, best: pd.DataFrame, parameter: Parameter, study: Study, co
     if choices:
         names = [style.wrap(name, 9, lines=2) for name in choices]
         crowded = sum(max(map(len, name.split("\n"))) + 1 for name in names) > 20
+        names = [style.wrap(name, 14, lines=1) for name in choices] if crowded else names
         places, names = [*range(count), *([count + 0.4] if absent else [])], [*names, *([ABSENT] if absent else [])]
         axes.set_xticks(places, names, rotation=90 if crowded else 0, fontsize=7)
     else:
@@ -162,7 +164,8 @@ def panel(axes: Axes, best: pd.DataFrame, parameter: Parameter, study: Study, co
         scale = scales.Scale(low=math.log10(low) if log else low, high=math.log10(high) if log else high, log=log)
         inside = scale.ticks(4)
         inside = inside[::2] if sum(len(text) for _, text in inside) > 12 else inside
-        ticks = [(-0.5 + at * count, text) for at, text in inside] + ([(count + 0.4, ABSENT)] if absent else [])
+        ticks = [(-0.5 + at * count, text) for at, text in inside]
+        ticks = [*(tick for tick in ticks if tick[0] < count - 1.1), (count + 0.4, ABSENT)] if absent else ticks
         axes.set_xticks([at for at, _ in ticks], [text for _, text in ticks], fontsize=7)
     axes.grid(visible=False, axis="x")
     axes.set_xlabel(style.wrap(parameter.name, 22, lines=2))
@@ -170,11 +173,11 @@ def panel(axes: Axes, best: pd.DataFrame, parameter: Parameter, study: Study, co
         rows = best[best["variant"] == variant]
         x = np.where(rows["setting"] == ABSENT, count + 0.4, rows["part"].to_numpy(dtype=float)) + 0.5 * (i + 0.5) / len(colour) - 0.25
         y, few = rows["value"].to_numpy(dtype=float), (rows["n"] < FEW).to_numpy(dtype=bool)
-        y = np.clip(y, *axes.get_ylim())
+        y = np.clip(y, *axes.get_ylim())  # marks at the edge are whole
         line = (rows["setting"] != ABSENT).to_numpy() if not choices or parameter.numeric else np.zeros(len(rows), dtype=bool)
         axes.plot(x[line], y[line], color=shade, lw=1.0, alpha=0.7, zorder=2)
-        axes.plot(x[~few], y[~few], ls="", marker="o", ms=4.5, mew=0, color=shade, zorder=4)
-        axes.plot(x[few], y[few], ls="", marker="o", ms=4.5, mfc="white", mec=shade, mew=1.0, zorder=3)
+        axes.plot(x[~few], y[~few], ls="", marker="o", ms=4.5, mew=0, color=shade, zorder=4, clip_on=False, in_layout=False)
+        axes.plot(x[few], y[few], ls="", marker="o", ms=4.5, mfc="white", mec=shade, mew=1.0, zorder=3, clip_on=False, in_layout=False)
 
 
 def _caption(data: pd.DataFrame, study: Study, edge: tuple[float, float], near: tuple[float, float], left_out: int) -> str:

@@ -141,7 +141,8 @@ def _lines(axes: Axes, heights: npt.NDArray[np.float64], data: pd.DataFrame) -> 
                                                   (top, "white", 2.0, 1.0, 3), (top, ACCENT, 1.2, 1.0, 4)):
         axes.add_collection(LineCollection(
             list(_curves(heights[which])), colors=style.rank_colours(place[which]) if colours is None else colours, linewidths=width,
-            alpha=opaque, zorder=zorder, rasterized=int(which.sum()) > RASTER, capstyle="butt"), autolim=False)
+            alpha=opaque, zorder=zorder, rasterized=int(which.sum()) > RASTER, capstyle="butt",
+            clip_on=False, in_layout=False), autolim=False)  # lines of one setting lie apart, beyond the ends of the axis too
 
 
 def _axis(axes: Axes, at: int, ticks: list[tuple[float, str]], *, width: float = 0.8) -> None:

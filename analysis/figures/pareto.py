@@ -33,9 +33,9 @@ def table(study: Study) -> pd.DataFrame:
     Returns:
         kind ("config": a config of a search, or a variant where there is no [tune]; "confirmed": a config on fresh seeds), variant, config,
         metric, status, epochs (of the rung that a stopped config got to), n, value, low, high (t, 95 %), hours (mean of its trials), front
-        (of the fully trained: no other costs less and has a better value), place (as `analysis.best.best_set` says; "" where it cannot be
-        told), cheapest (the one that costs least of those with the place "best" or "level"), name (of points of the front: what tells them
-        apart), peak_memory_gb, images_per_s, and a column for each parameter that varies.
+        (of the fully trained and those on fresh seeds: no other costs less and has a better value), place (as `analysis.best.best_set`
+        says; "" where it cannot be told), cheapest (the one that costs least of those with the place "best" or "level"), name (of points of
+        the front: what tells them apart), peak_memory_gb, images_per_s, and a column for each parameter that varies.
 
     Raises:
         NotForThisStudy: the study has no attempts.
@@ -46,7 +46,7 @@ def table(study: Study) -> pd.DataFrame:
     rows = _tried(study, costs, varying) if study.search is not None else _variants(study, costs, varying)
     rows = rows[rows["hours"] > 0].reset_index(drop=True)
     column, mode = (study.metric, study.mode) if study.search is not None else study.headline()
-    whole = rows[(rows["kind"] == "config") & (rows["status"] == "done") & rows["value"].notna()]
+    whole = rows[(rows["status"] == "done") & rows["value"].notna()]
     if whole.empty:
         raise AnalysisError(f"{study.name}: no fully trained config has a value and a known cost ({study.counts()})")
     rows["front"] = rows.index.isin(_front(whole, mode))
@@ -223,6 +223,7 @@ def panel(axes: Axes, data: pd.DataFrame, study: Study, colour: dict[str, str]) 
         rows = configs[configs["variant"] == variant]
         draw_configs(axes, x[rows.index], rows, mode, rung_marks(configs), colour=shade, others=shade,
                      alpha=0.35 if study.search is not None and len(configs) > 20 else 1.0)
+    front = front[front["kind"] == "config"]
     axes.scatter(x[front.index], front["value"], s=26, color=[colour[v] for v in front["variant"]], ec=style.INK, lw=0.8, zorder=6)
     barred = data[data["low"].notna()]
     axes.vlines(x[barred.index], barred["low"], barred["high"], colors=[colour[v] for v in barred["variant"]], lw=1.6, zorder=5)
@@ -255,13 +256,14 @@ def _caption(data: pd.DataFrame, study: Study, edge: tuple[float, float], scale:
              "included"]
     if data["low"].notna().any():
         parts.append("Bars: Student t 95 % interval of the mean")
-    parts.append("Line: the front, which no other config beats in both" + (
+    others = "nothing that is fully trained" if study.search else "no other variant"
+    parts.append(f"Line: the front; {others} beats a point of it in both" + (
         "; it is made of the luckiest, so it lies too high" if study.search and study.mode != "min" else
         "; it is made of the luckiest, so it lies too low" if study.search else ""))
     parts.append(_level(data, scale, unit, study))
     parts += ["Arrows: values beyond the axis"] if beyond(data, edge).any() else []
     left_out = int((data["front"] | data["cheapest"]).sum()) - named if study.search else len(data) - named
-    parts += [f"{left_out} more {'of the front' if study.search else 'of the variants'} are named in the CSV"] if left_out > 0 else []
+    parts += [f"Named in the CSV: {left_out} more {'of the front' if study.search else 'of the variants'}"] if left_out > 0 else []
     return ". ".join(parts) + "."
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis import cost, style
 from analysis.figures.search import beyond, draw_configs, limits, rung_key, rung_marks, searched, shown_variants
@@ -97,7 +98,7 @@ def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
         scale, unit = cost.scale(study, most)
         if column == "wall_h":
             unit = unit.rpartition("-")[2]
-        axis.set_xlabel(f"{unit} {words}")
+        axis.set_xlabel(style.wrap(f"{unit} {words}", style.room(26)))
         axis.set_xlim(-0.03 * scale * most, 1.03 * scale * most or 1.0)
         axis.xaxis.set_major_locator(style.round_ticks(most=4))
         axis.xaxis.set_major_formatter(style.tick_format("hours"))
@@ -108,12 +109,13 @@ def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
                                                transform=axis.get_xaxis_transform()), autolim=False)
     if len(expected):
         _draw_expected(axes.flat[2], expected, colour)
-    style.key(figure, rung_key(configs, marks, style.MUTED))
-    style.caption(figure, _caption(shown, study, (low, high)))
     right = axes.flat[count - 1].get_xlim()[1]
     lines = expected.groupby("variant")["value"].last() if len(expected) else configs.groupby("variant")["best_so_far"].last()
-    style.label_ends(axes.flat[count - 1], [(right, min(max(float(lines[v]), low), high), names[v], colour[v])
-                                            for v in variants if v in lines.index and math.isfinite(lines[v])])
+    ends = {v: min(max(float(lines[v]), low), high) for v in variants if v in lines.index and math.isfinite(lines[v])}
+    dots = [Line2D([], [], ls="", marker="o", ms=4, mew=0, color=colour[v], label=names[v]) for v in variants if v not in ends]
+    style.key(figure, [*dots, *rung_key(configs, marks, style.MUTED)])
+    style.caption(figure, _caption(shown, study, (low, high)))
+    style.label_ends(axes.flat[count - 1], [(right, y, names[v], colour[v]) for v, y in ends.items()])
 
 
 def panel(axes: Axes, configs: pd.DataFrame, study: Study, colour: dict[str, str]) -> None:

@@ -112,6 +112,7 @@ def draw(figure: Figure, data: pd.DataFrame, study: Study) -> None:
             axis.set_xlabel(style.wrap(drawn[i].name, 24, lines=2))
             if i % columns == 0:
                 axis.set_ylabel(style.axis_label(study.metric))
+    style.make_room(figure, list(axes))
     style.key(figure, _key(data, study))
     style.caption(figure, _caption(data, study, (low, high), len(tuned) - len(drawn)))
 
@@ -168,7 +169,7 @@ def _marked(axes: Axes, at: "pd.Series[float]", rows: pd.DataFrame, colour: str)
     inside = ~beyond(rows, axes.get_ylim())
     for which, size in ((rows["best"] & ~rows["chosen"], 4), (rows["chosen"], 7.5)):
         axes.plot(at[which & inside], rows.loc[which & inside, "value"], ls="", marker="o", ms=size, mfc="none", mew=0.8, zorder=6,
-                  mec=colour)
+                  mec=colour, clip_on=False, in_layout=False)
 
 
 def _key(data: pd.DataFrame, study: Study) -> Sequence[Line2D | Patch]:

@@ -30,6 +30,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the report of the study named on the command line. Returns 0, or 2 when it could not be written."""
     arguments = parser().parse_args(argv)
+    if arguments.out is not None and arguments.out.is_dir():
+        print(f"error: {arguments.out}: is a folder; --out names a file, such as {arguments.out / NAME}", file=sys.stderr)
+        return 2
     try:
         study = load(find_study(arguments.study, arguments.runs))
         from analysis import style

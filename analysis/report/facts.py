@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ class Standing:
     """Mean and half-width."""
     gap: str
     """Difference to the reference, "reference", or ""."""
-    n: int
+    n: str
+    """How many seeds, and of how many where others gave no value."""
     mean: float | None = None
     low: float | None = None
     high: float | None = None
@@ -70,17 +72,21 @@ def verdict(study: Study) -> Verdict:
                        sentences=[f"{_capital(s, study)}." for s in searched[:MAX_STANDINGS]])
     column, mode = study.headline()
     means = stats.by_variant(done, column, variants=study.variants, by=study.pairs)
-    means = means.sort_values("mean", ascending=mode == "min", kind="stable", na_position="last")
+    ended = stats.endings(study.trials)
+    means = means.assign(unjudged=_unjudged(means, ended))
+    means = means.sort_values(["unjudged", "mean"], ascending=[True, mode == "min"], kind="stable", na_position="last")
     top, unit = means.iloc[0], "\u00a0%" if stats.is_share(column) else ""
     got = f"has the {'lowest' if mode == 'min' else 'highest'} {stats.words(column)}:" if len(study.variants) > 1 else (
         f"has a {stats.words(column)} of")
     spread = f", 95 % interval {stats.show(top['low'], column)} to {stats.show(top['high'], column)}" if math.isfinite(top["low"]) else ""
     detail = f"The mean of {plural(int(top['n']), str(top['unit']))}{spread}." if top["n"] > 1 else "One seed, so without an interval."
+    left = means.loc[means["unjudged"] > top["unjudged"], "variant"].tolist()
+    detail += f" Not judged, as seeds diverged or are fewer than {stats.MIN_N}: {listed(left)}." if left else ""
     notes += [f"{study.openings()}."] if study.openings() else []
     return Verdict(variant=str(top["variant"]), lead=f"{got} {stats.show(top['mean'], column)}{unit}", detail=detail, sentences=said,
                    notes=notes, metric=f"{stats.words(column)}{' (%)' if stats.is_share(column) else ''}",
                    reference=study.reference if len(study.reference) <= LONG_NAME else "the reference",
-                   standings=_standings(study, done, means, column), left_out=max(0, len(means) - MAX_STANDINGS))
+                   standings=_standings(study, done, means, ended), left_out=max(0, len(means) - MAX_STANDINGS))
 
 
 def _sentences(study: Study) -> list[str]:
@@ -91,8 +97,16 @@ def _sentences(study: Study) -> list[str]:
     return [f"{_capital(s, study)}." for s in said]
 
 
-def _standings(study: Study, done: pd.DataFrame, means: pd.DataFrame, column: str) -> list[Standing]:
+def _unjudged(means: pd.DataFrame, ended: Mapping[str, Mapping[str, int]]) -> list[int]:
+    """Why a variant does not lead, as in `stats.best`: 1 below three seeds; 2 where seeds diverged, as the others are those that went well;
+    3 without any value."""
+    return [3 if not n else 2 if ended.get(v, {}).get("infeasible") else int(n < stats.MIN_N)
+            for v, n in zip(means["variant"], means["n"], strict=True)]
+
+
+def _standings(study: Study, done: pd.DataFrame, means: pd.DataFrame, ended: Mapping[str, Mapping[str, int]]) -> list[Standing]:
     """The best variants, the reference always among them."""
+    column, _ = study.headline()
     gaps = stats.paired(done, column, variants=study.variants, reference=study.reference, by=study.pairs).set_index("variant")
     rows = means.head(MAX_STANDINGS)
     if study.reference not in set(rows["variant"]):
@@ -111,9 +125,11 @@ def _standings(study: Study, done: pd.DataFrame, means: pd.DataFrame, column: st
         gap = "reference" if name == study.reference and len(study.variants) > 1 else ""
         if name in gaps.index and math.isfinite(difference := float(gaps["difference"][name])):
             gap, low_, high_ = _signed(difference, column), float(gaps["low"][name]), float(gaps["high"][name])
-            gap += f" ({_signed(low_, column)} to {_signed(high_, column)})" if math.isfinite(low_) else ""
-        out.append(Standing(variant=name, text=stats.show_with_half(row["mean"], row["half_width"], column), n=int(row["n"]), gap=gap,
-                            mean=at(row["mean"]), low=at(row["low"]), high=at(row["high"])))
+            gap += f" ({_signed(low_, column)}\u00a0to\u00a0{_signed(high_, column)})" if math.isfinite(low_) else ""
+        counts = ended.get(name, {})
+        of = f" of {sum(counts.values())}" if row["n"] == counts.get("done", 0) < sum(counts.values()) else ""
+        out.append(Standing(variant=name, text=stats.show_with_half(row["mean"], row["half_width"], column), gap=gap,
+                            n=f"{row['n']}{of}", mean=at(row["mean"]), low=at(row["low"]), high=at(row["high"])))
     return out
 
 
@@ -231,7 +247,9 @@ def best_config(study: Study) -> Best | None:
     rows = rows[rows["chosen"] & rows[column].notna()]
     if rows.empty:
         return None
-    row = rows.sort_values(column, ascending=study.mode == "min", kind="stable").iloc[0]
+    diverged = study.trials.loc[study.trials["status"] == "infeasible", "variant"]
+    rows = rows.assign(diverged=rows["variant"].isin(diverged))  # what is left of such a variant are the seeds that went well
+    row = rows.sort_values(["diverged", column], ascending=[True, study.mode == "min"], kind="stable").iloc[0]
     unit = " %" if stats.is_share(study.metric) else ""
     over = plural(int(row["n"]), "seed") if row["n"] == 1 else f"{row['n']} seeds"
     which = f"{row['variant']}, config {row['config']}" if study.search is not None else f"{row['variant']}"

@@ -33,7 +33,9 @@ class Noise:
     """Between the true means of the variants: their spread without the part that seed noise gives it; 0 where noise explains all."""
     paired: float
     """Between seeds of the difference to the reference, pooled; smaller than 1.41 `sd` where a seed shifts all variants alike."""
-    paired_df: int
+    paired_low: float
+    paired_high: float
+    """95 % interval of `paired`, likewise."""
     needed: int | None
     """Paired seeds that show a difference of `EFFECT` with `POWER`; None beyond `MAX_SEEDS`, or where nothing can be said."""
 
@@ -66,11 +68,12 @@ def noise(trials: pd.DataFrame, column: str, *, variants: Sequence[str], referen
         between = math.sqrt(max(0.0, float(several["mean"].var(ddof=1)) - float((several["sd"]**2 / several["n"]).mean())))
     gaps = stats.paired(trials, column, variants=variants, reference=reference, by=by)
     gaps = gaps[(gaps["pairs"] > 0) & gaps["sd"].notna()]
-    paired_df = int((gaps["n"] - 1).sum())
     paired = _pooled(gaps["sd"], gaps["n"] - 1)
-    needed = seeds_needed(paired, EFFECT) if stats.is_share(column) and paired_df > 0 else None
+    # differences to one reference have a correlation of 1/2, their variances one of 1/4: together they say less than so many apart
+    paired_low, paired_high = sd_interval(paired, float((gaps["n"] - 1).sum()) / (1 + (len(gaps) - 1) / 4))
+    needed = seeds_needed(paired, EFFECT) if stats.is_share(column) and math.isfinite(paired) else None
     return Noise(variants=len(several), seeds=int(several["n"].sum()), sd=sd, low=low, high=high, between=between, paired=paired,
-                 paired_df=paired_df, needed=needed)
+                 paired_low=paired_low, paired_high=paired_high, needed=needed)
 
 
 def _pooled(sds: "pd.Series[float]", df: "pd.Series[int]") -> float:
@@ -164,8 +167,10 @@ def sentences(found: Noise, metric: str, *, images: int = 0, mean: float = math.
                      ", and the means of the variants by no more than that explains")
         out.append(text)
     if found.needed is not None:
-        out.append(f"paired differences have an sd of {size(found.paired, metric)} points: a true difference of 1 point takes "
-                   f"{found.needed} paired seeds to be shown with {POWER:.0%} power".replace("%", " %"))
+        ends = [seeds_needed(sd, EFFECT) or f"over {MAX_SEEDS}" for sd in (found.paired_low, found.paired_high)]
+        out.append(f"paired differences have an sd of {size(found.paired, metric)} points (95 % CI {size(found.paired_low, metric)} to "
+                   f"{size(found.paired_high, metric)}): a true difference of 1 point takes about {found.needed} paired seeds "
+                   f"({ends[0]} to {ends[1]}) to be shown with {round(100 * POWER)} % power")
     if images and math.isfinite(mean) and 0 <= mean <= 1:
         beside = f"; that of a mean over {seeds} seeds is {size(found.sd / math.sqrt(seeds), metric)}" if seeds and found.sd > 0 else ""
         out.append(f"the test set of {images:,} images has a standard error of its own of {size(test_set_error(mean, images), metric)} "
