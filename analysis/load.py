@@ -127,6 +127,8 @@ class Study:
     def selection(self) -> str:
         """The rule that chose each trial's epoch, in words."""
         metric, mode = self.chosen_by or (self.metric, self.mode)
+        if not self.ours and self.epochs.empty:
+            return "a trial's values are those of the table"
         return "a trial's values are those of " + (
             "its last epoch" if self.select == "last" else f"its epoch with the {'lowest' if mode == 'min' else 'highest'} {metric}")
 

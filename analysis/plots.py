@@ -130,6 +130,8 @@ def _study(word: str | None, arguments: argparse.Namespace) -> Study:
     if word is not None and foreign.is_table(word):
         return foreign.read(Path(word), foreign.Asked(metric=arguments.metric, mode=arguments.mode, params=arguments.params,
                                                       compare=arguments.compare))
+    if word is not None and word.lower().endswith(foreign.KINDS) and not Path(word).exists():
+        raise AnalysisError(f"{word}: there is no such file")
     if arguments.params or arguments.compare:
         given = "--params" if arguments.params else "--compare"
         raise AnalysisError(f"{given} says what the columns of a table of another tool are, and {word or 'a study'} is no file that ends "

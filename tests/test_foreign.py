@@ -40,6 +40,7 @@ def test_a_csv_file_becomes_a_search_of_what_is_not_compared(tmp_path: Path) -> 
     best = study.search.configs.query("chosen").set_index("variant")["value"]
     assert best.to_dict() == {"optimizer=sgd": pytest.approx(0.61), "optimizer=adam": pytest.approx(0.71)}
     assert [t.name for t in study.search.tuned] == ["lr"] and "Not confirmed" in study.warning()
+    assert study.selection() == "a trial's values are those of the table"
 
 
 def test_what_is_compared_alone_is_no_search_and_paired_by_seed(tmp_path: Path) -> None:
@@ -142,6 +143,7 @@ def test_options_of_tables_are_not_for_studies(tmp_path: Path, capsys: pytest.Ca
     folder = write_study(tmp_path / "s", {"a": 0.5}, seeds=1, epochs=2)
     assert "--params says what the columns of a table of another tool are" in error(capsys, folder, "--params", "lr")
     assert "is a file; give the study's name or its folder" in error(capsys, folder / "trials.parquet")
+    assert error(capsys, tmp_path / "resuls.csv").endswith("resuls.csv: there is no such file\n")
 
 
 # another metric of a study
