@@ -18,6 +18,7 @@ from pathlib import Path
 
 from harness import slurm
 from harness.errors import printable
+from harness.processes import without_ctrl_c
 from harness.profile import Profile, preamble
 
 TIME_MIN = 2
@@ -104,12 +105,14 @@ def probe(root: Path, options: Sequence[str], profile: Profile, *, data: Path, s
     found = Found()
     try:
         with _folder(root) as folder:
-            job_id = _submit(folder, options, profile, data)
+            job_id = ""
             try:
+                with without_ctrl_c():  # else the job would be there, and nobody would know its number
+                    job_id = _submit(folder, options, profile, data)
                 _converse(_Conversation(folder, job_id), found, profile, start_s)
             finally:
                 with contextlib.suppress(slurm.Unanswered):
-                    slurm.cancel([job_id])
+                    slurm.cancel([job_id] if job_id else [])
     except _Over as error:
         found.trouble, found.waiting = str(error), error.waiting
     except OSError as error:

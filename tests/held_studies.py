@@ -95,7 +95,7 @@ class HeldStudy(SlurmBench):
             assert self.launcher.poll() is None, self.launcher.communicate()[0]
             return len(list(self.store.root.glob(pattern))) >= self.trials
 
-        until(f"{what} in {self.store.root}", there, timeout_s=120)
+        until(f"{what} in {self.store.root}", there, timeout_s=240)
 
     def wait_for_progress(self) -> None:
         """Waits until every trial has a checkpoint of the third epoch or later."""
@@ -107,7 +107,7 @@ class HeldStudy(SlurmBench):
 
     def end(self) -> None:
         """Waits until the launcher has finished the study."""
-        said, _ = self.launcher.communicate(timeout=120)
+        said, _ = self.launcher.communicate(timeout=240)
         assert self.launcher.returncode == 0, said
         self.restarts = [int(job(self.cluster, self.job(seed)).get("Restarts", -1)) for seed in range(self.trials)]
 

@@ -36,8 +36,10 @@ def train(trial: Trial, folder: Path, data: Path, *, ranks: int = 1, accumulate:
         "kill_at": kill[1] if kill and kill[0] == rank else 0, "every_step": every_step}) for rank in range(ranks)]
     for process in processes:
         process.start()
-    for process in processes if kill is None else [processes[kill[0]]]:
-        process.join(120)
+    if kill:
+        processes[kill[0]].join(600)
+    for process in processes if not kill or processes[kill[0]].exitcode == 0 else []:  # who came too late to be killed waits for the others
+        process.join(600)
     for process in processes:
         process.kill()
         process.join()

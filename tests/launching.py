@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 from studies import ROOT
 
@@ -109,12 +110,19 @@ class Bench:
         self.environment = {**os.environ, "HARNESS_DATA": str(data), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder),
                             "TOY_MENDED": str(self.mended)}
 
-    def toy(self, *, seeds: str = "[0]", epochs: int = 3, pause: float = 0.0, widths: str = "[1]", modes: str = '["fine"]') -> "Bench":
+    def toy(self, *, seeds: str = "[0]", epochs: int = 3, pause: float = 0.0, widths: str = "[1]", modes: str = '["fine"]') -> Self:
         """Writes a grid of the job above."""
         self.grid.write_text(TOY_GRID.format(seeds=seeds, epochs=epochs, pause=pause, widths=widths, modes=modes))
         return self
 
-    def digits(self, text: str = DIGITS_GRID) -> "Bench":
+    def hold(self, those: str = "True") -> Self:
+        """Makes every epoch of the toy job, where `those` is true, wait until the test touches `mended`, or the trial is told to stop."""
+        held = f'{those} and not os.path.exists(os.environ["TOY_MENDED"]) and not context.stop()'
+        waits = f"while {held}:\n            time.sleep(0.05)\n        row ="
+        (self.folder / "toy_job.py").write_text(TOY.replace("row =", waits, 1))
+        return self
+
+    def digits(self, text: str = DIGITS_GRID) -> Self:
         """Writes a small grid of the built-in job."""
         self.grid.write_text(text)
         return self
@@ -132,12 +140,12 @@ class Bench:
         """(exit status, all that was printed)."""
         launcher = self.start(*options, **environment)
         try:
-            said, _ = launcher.communicate(timeout=120)
+            said, _ = launcher.communicate(timeout=240)
         finally:
             launcher.kill()
         return launcher.returncode, said
 
-    def wait_for(self, pattern: str, *, count: int = 1, timeout_s: float = 60.0) -> None:
+    def wait_for(self, pattern: str, *, count: int = 1, timeout_s: float = 180.0) -> None:
         """Waits until so many files of the study match, the last of them with something in it."""
         until = time.monotonic() + timeout_s
         while len([path for path in self.store.root.glob(pattern) if _size(path)]) < count:

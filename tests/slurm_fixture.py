@@ -16,10 +16,10 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[1] / "slurm" / "devcluster"
 sys.path.insert(0, str(FOLDER))
 
-from cluster import DAEMONS, NODES, Cluster, ClusterError  # noqa: E402, F401
+from cluster import DAEMONS, NODES, Cluster, ClusterError, environment_of  # noqa: E402, F401
 
 
-def until(what: str, ready: Callable[[], Any], *, timeout_s: float = 60) -> Any:
+def until(what: str, ready: Callable[[], Any], *, timeout_s: float = 180) -> Any:
     """The first true value of ready(); fails the test, which says `what` it waited for, when none comes."""
     deadline = time.monotonic() + timeout_s
     while not (value := ready()):
@@ -32,7 +32,7 @@ def until(what: str, ready: Callable[[], Any], *, timeout_s: float = 60) -> Any:
 def sbatch(cluster: Cluster, *options: str, script: str, output: Path | None = None) -> str:
     """Submits a bash script; returns the job's id."""
     done = subprocess.run(["sbatch", "--parsable", f"--output={output or '/dev/null'}", *options], input=f"#!/bin/bash\n{script}\n",
-                          env=cluster.environment(), cwd="/", capture_output=True, text=True, timeout=60, check=False)
+                          env=cluster.environment(), cwd="/", capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -43,20 +43,25 @@ def job(cluster: Cluster, job_id: str) -> dict[str, str]:
     return dict(field.partition("=")[::2] for field in line.split() if "=" in field)
 
 
-def wait_for_state(cluster: Cluster, job_id: str, *states: str, timeout_s: float = 60) -> dict[str, str]:
+def wait_for_state(cluster: Cluster, job_id: str, *states: str, timeout_s: float = 180) -> dict[str, str]:
     """Waits until a job has one of these states."""
     until(f"job {job_id} to be {' or '.join(states)}; it is {job(cluster, job_id)}",
           lambda: job(cluster, job_id).get("JobState") in states, timeout_s=timeout_s)
     return job(cluster, job_id)
 
 
-def kill_controller(cluster: Cluster) -> None:
-    """kill -9 of the controller, once it has written down the jobs that it has now. It writes five seconds late (SAVE_MAX_WAIT in Slurm's
-    state_save.c), and a job that it had not written yet is gone when it comes back: a fault too, but another one."""
-    asked, deadline = time.time(), time.monotonic() + 7
+def wait_for_saved_jobs(cluster: Cluster) -> None:
+    """Waits until the controller has written down the jobs that it has now. It does so five seconds late (SAVE_MAX_WAIT in Slurm's
+    state_save.c), and a job that it had not written yet is gone when it is killed and comes back: a fault too, but another one."""
     state = cluster.folder / "controller" / "job_state"
-    while time.monotonic() < deadline and not (state.exists() and state.stat().st_mtime > asked):
-        time.sleep(0.1)
+    sbatch(cluster, "--hold", script="true")  # something to write down: else nothing might be for long
+    asked = time.time()
+    until("the controller to write its jobs down", lambda: state.exists() and state.stat().st_mtime > asked)
+
+
+def kill_controller(cluster: Cluster) -> None:
+    """kill -9 of the controller, once it has written down the jobs that it has now."""
+    wait_for_saved_jobs(cluster)
     cluster.send("slurmctld", "kill")
 
 
@@ -70,9 +75,15 @@ def restore(cluster: Cluster) -> None:
     for daemon in cluster.daemons():
         cluster.send(daemon, "thaw")
     cluster.up()
-    if jobs := cluster.run("squeue", "-h", "-o", "%A").stdout.split():
-        cluster.run("scancel", *sorted(set(jobs)))
-    until("no jobs and idle nodes", lambda: not cluster.run("squeue", "-h").stdout and set(cluster.node_states().values()) == {"idle"})
+
+    def empty() -> bool:
+        jobs = cluster.run("squeue", "-h", "-o", "%A").stdout.split()
+        if jobs:  # again and again: a launcher that is just ending may have submitted one more
+            cluster.run("scancel", *sorted(set(jobs)))
+        cluster.resume_nodes()  # of a step that took long to die, too
+        return not jobs and set(cluster.node_states().values()) == {"idle"}
+
+    until("no jobs and idle nodes", empty)
 
 
 @contextlib.contextmanager

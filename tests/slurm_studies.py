@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from launching import TOY, Bench
+from launching import Bench
 from slurm_fixture import Cluster, until
 
 from harness.processes import is_alive
@@ -34,12 +34,6 @@ class SlurmBench(Bench):
     def site(self, text: str = "", *, partition: str = "main", signal_s: int = 10) -> "SlurmBench":
         """Writes the profile; `text` goes below its keys."""
         self.profile.write_text(f'partition = "{partition}"\nsignal_s = {signal_s}\npoll_s = 1\n{text}\n')
-        return self
-
-    def hold(self) -> "SlurmBench":
-        """Makes every epoch of the toy job wait until the test touches `mended`, or the trial is told to stop."""
-        waits = 'while not os.path.exists(os.environ["TOY_MENDED"]) and not context.stop():\n            time.sleep(0.05)\n        row ='
-        (self.folder / "toy_job.py").write_text(TOY.replace("row =", waits, 1))
         return self
 
     def add(self, text: str) -> "SlurmBench":
@@ -95,7 +89,7 @@ class SlurmBench(Bench):
         """How many epochs all attempts have told of."""
         return sum(path.read_text().count('"event":"epoch"') for path in self.store.root.glob("trials/*/a*.jsonl"))
 
-    def wait_for_queue(self, empty: bool = True, *, timeout_s: float = 60) -> None:
+    def wait_for_queue(self, empty: bool = True, *, timeout_s: float = 180) -> None:
         """Waits until none (or one) of the study's jobs is in the queue."""
         until(f"{'no job' if empty else 'a job'} of the study in the queue", lambda: bool(self.queue()) != empty, timeout_s=timeout_s)
 
@@ -110,4 +104,4 @@ def leave(launcher: "subprocess.Popen[str]", number: int = signal.SIGKILL) -> st
     """Ends a launcher; returns what it said."""
     if launcher.poll() is None:
         os.kill(launcher.pid, number)
-    return launcher.communicate(timeout=60)[0]
+    return launcher.communicate(timeout=180)[0]

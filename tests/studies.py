@@ -33,6 +33,9 @@ weights = "{weights}"
 
 [local]
 ranks = {ranks}
+
+[retry]
+{retry}
 """
 
 
@@ -40,10 +43,10 @@ class Study:
     """A grid, its study folder, and the command that launches it."""
 
     def __init__(self, folder: Path, data: Path, *, epochs: int = 2, ranks: int = 1, weights: str = "none",
-                 compare: str = "depth = [1, 2]"):
+                 compare: str = "depth = [1, 2]", retry: str = ""):
         folder.mkdir(parents=True, exist_ok=True)
         self.grid = folder / "tiny.toml"
-        self.grid.write_text(GRID.format(epochs=epochs, ranks=ranks, weights=weights, compare=compare))
+        self.grid.write_text(GRID.format(epochs=epochs, ranks=ranks, weights=weights, compare=compare, retry=retry))
         self.store = Store(folder / "study")
         self.command = [sys.executable, "-m", "harness.launch", str(self.grid), "--local", "--study-dir", str(self.store.root)]
         self.environment = {**os.environ, "HARNESS_DATA": str(data), "OMP_NUM_THREADS": "1"}
@@ -56,7 +59,7 @@ class Study:
     def run(self, **environment: str) -> tuple[int, str]:
         """(exit status, output) of a launch; minus the signal when it was killed."""
         launcher = self.start(**environment)
-        output, _ = launcher.communicate(timeout=240)
+        output, _ = launcher.communicate(timeout=900)
         return launcher.returncode, output
 
     def finish(self, **environment: str) -> str:

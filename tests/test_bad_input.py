@@ -140,7 +140,7 @@ def test_a_disk_that_fills_before_the_result(bench: Bench) -> None:
         launcher = bench.start()
         bench.wait_for("trials/*/a000.jsonl", count=2)
         filler = fill(bench.store.root)
-        said, _ = launcher.communicate(timeout=60)
+        said, _ = launcher.communicate(timeout=240)
         assert launcher.returncode == 1 and "no space left" in said and "Traceback" not in said, said
         assert "free some space and give the same command again" in said
         filler.unlink()
@@ -158,7 +158,7 @@ def test_a_disk_that_fills_before_a_checkpoint(tmp_path: Path, data: Path) -> No
         launcher = bench.start()
         bench.wait_for("trials/*/checkpoint-*.pt")
         filler = fill(bench.store.root)
-        said, _ = launcher.communicate(timeout=100)
+        said, _ = launcher.communicate(timeout=240)
         assert launcher.returncode == 1 and "no space left" in said and "Traceback" not in said, said
         assert list(bench.store.root.glob("trials/*/checkpoint-*.pt"))
         filler.unlink()
@@ -177,13 +177,14 @@ def interrupted(bench: Bench, pattern: str) -> None:
     launcher = bench.start()
     bench.wait_for(pattern)
     launcher.send_signal(signal.SIGTERM)
-    said, _ = launcher.communicate(timeout=60)
+    said, _ = launcher.communicate(timeout=240)
     assert launcher.returncode == 130, said
 
 
 def test_a_torn_last_line_in_an_attempt_file(bench: Bench) -> None:
-    bench.toy(epochs=40, pause=0.02)
+    bench.hold("len(rows) > 9").toy(epochs=40)
     interrupted(bench, "trials/*/a000.jsonl")
+    bench.mended.touch()
     (path,) = bench.store.root.glob("trials/*/a000.jsonl")
     whole = path.read_bytes()
     path.write_bytes(whole.rstrip(b"\n")[:-9])  # the line of the end, cut
@@ -226,7 +227,7 @@ def test_a_checkpoint_cut_short(tmp_path: Path, data: Path) -> None:
     launcher = bench.start()
     bench.wait_for("trials/*/checkpoint-*.pt")  # the second is written when it is asked to stop
     launcher.send_signal(signal.SIGTERM)
-    assert launcher.wait(60) == 130
+    assert launcher.wait(240) == 130
     older, newest = sorted(bench.store.root.glob("trials/*/checkpoint-*.pt"))
     newest.write_bytes(newest.read_bytes()[:-100])
     status, said = bench.run()
@@ -296,12 +297,12 @@ def test_the_built_in_job_in_a_hostile_place(tmp_path: Path) -> None:
 def test_the_command_that_goes_on_can_be_pasted(tmp_path: Path, data: Path) -> None:
     folder = tmp_path / "it's; here"
     folder.mkdir()
-    bench = Bench(folder, data).toy(epochs=300, pause=0.02)
+    bench = Bench(folder, data).toy(epochs=300, pause=0.2)
     launcher = bench.start("--set", "study.seeds=[3]")
     bench.wait_for("trials/*/a000.jsonl")
     time.sleep(0.1)
     launcher.send_signal(signal.SIGTERM)
-    said, _ = launcher.communicate(timeout=60)
+    said, _ = launcher.communicate(timeout=240)
     shown = re.search(r"go on: (.*)", said)
     assert shown and shlex.split(shown[1])[1:] == ["-m", *bench.command()[2:5], "--set", "study.seeds=[3]", *bench.command()[5:]]
 

@@ -18,13 +18,15 @@ def bench(name: str, *options: str) -> "subprocess.CompletedProcess[str]":
     """Runs one benchmark as its users do."""
     environment = {key: value for key, value in os.environ.items() if key not in ("HARNESS_DATA", "OMP_NUM_THREADS")}
     return subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *options], cwd=ROOT, env=environment, capture_output=True, text=True,
-                          timeout=280, check=False)
+                          timeout=900, check=False)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(960)
 @pytest.mark.parametrize(("name", "options"), [
     ("loader", []), ("throughput", []), ("search", []), ("halving", []), ("confirm", []), ("barrier", []), ("analysis", []),
-    ("start", ["--no-slurm"]), pytest.param("start", [], marks=pytest.mark.slurm), pytest.param("launch", [], marks=pytest.mark.slurm)])
+    ("start", ["--no-slurm"]), pytest.param("start", [], marks=[pytest.mark.slurm, pytest.mark.exhaustive]),
+    pytest.param("launch", [], marks=pytest.mark.slurm)])
 def test_a_quick_run_ends_with_its_verdict(name: str, options: list[str]) -> None:
     done = bench(name, "--rounds", "1", "--quick", *options)
     last = done.stdout.rstrip().splitlines()[-1]

@@ -105,7 +105,7 @@ def test_killed_while_a_job_number_is_written_down(step: str, tmp_path: Path, da
     study = SlurmBench(tmp_path, cluster, data).toy(seeds="[0, 1]")
     token = tmp_path / "was-killed"
     launcher = study.start(HARNESS_FAILPOINT=f"{step}@{token}")
-    launcher.communicate(timeout=60)
+    launcher.communicate(timeout=240)
     assert launcher.returncode == -signal.SIGKILL and token.exists()
     study.finish()
     assert study.attempts() == 2 and all(len(numbers) == 1 for numbers in study.submissions().values())
@@ -120,7 +120,7 @@ def test_killed_while_it_is_written_down_how_a_worker_ended(step: str, tmp_path:
     study.wait_for("trials/*/a000.jsonl")
     (worker,) = study.workers()
     os.kill(worker, signal.SIGKILL)
-    launcher.communicate(timeout=60)
+    launcher.communicate(timeout=240)
     assert launcher.returncode == -signal.SIGKILL and token.exists()
     study.finish()
     attempts = pd.read_parquet(study.store.table_file("attempts"))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from launching import DIGITS_GRID, Bench, ctrl_c
+from slurm_fixture import until
 from studies import ROOT
 
 from harness import launch
@@ -141,7 +142,8 @@ def test_as_often_as_the_grid_says(bench: Bench) -> None:
 
 
 def test_trials_that_die_of_the_same_error_stop_the_launch(bench: Bench) -> None:
-    status, said = bench.toy(seeds="[0, 1, 2, 3, 4, 5, 6, 7]", pause=0.5, modes='["raise"]').run("--set", "local.running=1")
+    bench.hold("trial.seed > 4").toy(seeds="[0, 1, 2, 3, 4, 5, 6, 7]", modes='["raise"]')
+    status, said = bench.run("--set", "local.running=1")
     assert status == 1 and re.search("[3-7] trials died of the same error, so no more are submitted: ValueError: told to raise", said), said
     assert re.search(r"  at toy_job\.py:\d+ in train", said) and 'raise ValueError("told to raise")' in Path(
         re.findall(r"  log: (.*)", said)[0]).read_text()
@@ -161,12 +163,14 @@ def test_a_grid_that_wants_every_error_gets_every_error(bench: Bench) -> None:
 @pytest.mark.slow
 def test_what_is_cancelled_ends_and_begins_again_when_it_is_wanted(tmp_path: Path, data: Path) -> None:
     undisturbed, bench = (Bench(tmp_path / name, data) for name in ("one", "two") if not (tmp_path / name).mkdir())
-    assert undisturbed.toy(seeds="[0, 1, 2]", epochs=400, pause=0.02).run("--set", "pause=0.0")[0] == 0
-    launcher = bench.toy(seeds="[0, 1, 2]", epochs=400, pause=0.02).start("--set", "local.running=2")
+    assert undisturbed.toy(seeds="[0, 1, 2]", epochs=400).run()[0] == 0
+    launcher = bench.hold("len(rows) > 9").toy(seeds="[0, 1, 2]", epochs=400).start("--set", "local.running=2")
     bench.wait_for("trials/*/a000.jsonl", count=2)
     first, second, third = bench.store.trials()
     bench.store.write_cancel({first.id: 1, third.id: 0})
-    said, _ = launcher.communicate(timeout=60)
+    until("the end of the first", lambda: any(event["event"] == "end" for events in bench.store.attempts(first.id) for event in events))
+    bench.mended.touch()
+    said, _ = launcher.communicate(timeout=240)
     assert launcher.returncode == 1 and said.count("cancelled: ") == 2, said
     trials = pd.read_parquet(bench.store.table_file("trials")).set_index("trial_id")["status"]
     assert trials[[first.id, second.id, third.id]].tolist() == ["cancelled", "done", "cancelled"]
@@ -193,19 +197,19 @@ def test_a_job_that_cannot_be_found(run: str, reason: str, bench: Bench) -> None
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_interrupted_and_gone_on_with(number: signal.Signals, tmp_path: Path, data: Path) -> None:
     undisturbed, bench = (Bench(tmp_path / name, data) for name in ("one", "two") if not (tmp_path / name).mkdir())
-    assert undisturbed.toy(seeds="[0, 1, 2]", epochs=30, pause=0.02).run()[0] == 0
-    launcher = bench.toy(seeds="[0, 1, 2]", epochs=30, pause=0.02).start()
+    assert undisturbed.toy(seeds="[0, 1, 2]", epochs=30).run()[0] == 0
+    launcher = bench.hold("len(rows) > 9").toy(seeds="[0, 1, 2]", epochs=30).start()
     bench.wait_for("trials/*/a000.jsonl")
-    time.sleep(0.2)
     if number == signal.SIGINT:
         ctrl_c(launcher)
     else:
         launcher.send_signal(number)
-    said, _ = launcher.communicate(timeout=60)
+    said, _ = launcher.communicate(timeout=240)
     assert launcher.returncode == 130, said
     assert "keep their progress" in said and f"go on: python -m harness.launch {bench.grid} --local --study-dir {bench.store.root}" in said
     assert "interrupted" in list(pd.read_parquet(bench.store.table_file("attempts"))["cause"])
     assert list(bench.store.root.glob("trials/*/checkpoint-rows.pt"))
+    bench.mended.touch()
     status, said = bench.run()
     assert status == 0, said
     assert bench.tables() == undisturbed.tables()
@@ -213,27 +217,31 @@ def test_interrupted_and_gone_on_with(number: signal.Signals, tmp_path: Path, da
 
 @pytest.mark.slow
 def test_the_second_ctrl_c_ends_at_once(bench: Bench) -> None:
-    launcher = bench.toy(epochs=1, pause=8.0).start()
+    job = bench.folder / "toy_job.py"
+    deaf = 'while not os.path.exists(os.environ["TOY_MENDED"]): time.sleep(0.1)'
+    job.write_text(job.read_text().replace('time.sleep(config["pause"])', deaf))
+    launcher = bench.toy(epochs=1).start()
     bench.wait_for("trials/*/a000.jsonl")
     ctrl_c(launcher)
-    time.sleep(0.5)
+    time.sleep(2)  # two signals at once would be one
     assert launcher.poll() is None  # the trial is asleep and cannot be asked
     ctrl_c(launcher)
-    said, _ = launcher.communicate(timeout=5)
+    said, _ = launcher.communicate(timeout=120)
     assert launcher.returncode == 130 and "the same command goes on" in said and "Traceback" not in said
+    bench.mended.touch()
     status, said = bench.run()
     assert status == 0 and bench.attempts() <= 2, said
 
 
 def test_a_second_launcher_is_refused(bench: Bench) -> None:
-    launcher = bench.toy(epochs=200, pause=0.02).start()
+    launcher = bench.hold().toy().start()
     bench.wait_for("trials/*/a000.jsonl")
     status, said = bench.run()
     assert status == 1
     assert re.search(rf"study toy is being launched by process {launcher.pid} on {re.escape(os.uname().nodename)} since "
                      r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d; end it there with Ctrl-C first", said), said
     launcher.send_signal(signal.SIGTERM)
-    launcher.communicate(timeout=60)
+    launcher.communicate(timeout=240)
     assert launcher.returncode == 130
     assert len(bench.store.launchers()) == 1
 
@@ -283,7 +291,7 @@ def test_live_table_in_a_terminal(bench: Bench) -> None:
     launcher = subprocess.Popen(bench.command(), cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs,
                                 start_new_session=True)
     os.close(theirs)
-    shown, until = b"", time.monotonic() + 60
+    shown, until = b"", time.monotonic() + 240
     while time.monotonic() < until:
         if select.select([ours], [], [], 1.0)[0]:
             try:
@@ -292,7 +300,7 @@ def test_live_table_in_a_terminal(bench: Bench) -> None:
                 break
         elif launcher.poll() is not None:
             break
-    assert launcher.wait(30) == 1
+    assert launcher.wait(240) == 1
     os.close(ours)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     for word in ("width=1 mode=fine", "width=2 mode=raise", "score, mean", "2/2", "2 failed", "toy  done 4  failed 4"):

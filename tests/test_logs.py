@@ -98,34 +98,40 @@ def test_following_an_ended_trial_ends(study: DiskStudy, capsys: pytest.CaptureF
 
 
 def test_following_goes_on_over_attempts_until_the_trial_ends(tmp_path: Path, data: Path) -> None:
-    bench = Bench(tmp_path, data).toy(epochs=6, pause=0.3, modes='["die once"]')
+    bench = Bench(tmp_path, data).hold("len(rows) == 1").toy(epochs=6, modes='["die once"]')
     toy = tmp_path / "toy_job.py"
     toy.write_text(toy.read_text().replace("        context.report(row)\n", "        print('epoch', row['epoch'], flush=True)\n"
                                            "        context.report(row)\n"))
     launcher = bench.start()
     try:
         bench.wait_for("trials/*/a000.log")
-        follow = subprocess.run([sys.executable, "-m", "harness.logs", str(bench.store.root), "--variant", "width=1 mode=die once", "-f"],
-                                cwd=ROOT, env=bench.environment, capture_output=True, text=True, timeout=100, check=False)
-        assert follow.returncode == 0 and follow.stdout == "".join(f"epoch {n}\n" for n in range(1, 7)), follow
-        assert "--- attempt 1 of" in follow.stderr and "is done" in follow.stderr
-        assert launcher.wait(30) == 0
+        follow = subprocess.Popen([sys.executable, "-m", "harness.logs", str(bench.store.root), "--variant", "width=1 mode=die once", "-f"],
+                                  cwd=ROOT, env=bench.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert follow.stdout and follow.stdout.readline() == "epoch 1\n"
+        bench.mended.touch()
+        said, errors = follow.communicate(timeout=240)
+        assert follow.returncode == 0 and said == "".join(f"epoch {n}\n" for n in range(2, 7)), said + errors
+        assert "--- attempt 1 of" in errors and "is done" in errors
+        assert launcher.wait(240) == 0
     finally:
         launcher.kill()
 
 
 def test_ctrl_c_ends_following_and_nothing_else(tmp_path: Path, data: Path) -> None:
     bench = Bench(tmp_path, data).toy(epochs=1000, pause=0.05)
+    toy = tmp_path / "toy_job.py"
+    toy.write_text(toy.read_text().replace("config = trial.config\n", "config = trial.config\n    print('begun', flush=True)\n"))
     launcher = bench.start()
     try:
         bench.wait_for("trials/*/a000.jsonl")
         follow = subprocess.Popen([sys.executable, "-m", "harness.logs", str(bench.store.root), "--variant", "width=1 mode=fine", "-f"],
-                                  cwd=ROOT, env=bench.environment, stderr=subprocess.PIPE, text=True)
-        time.sleep(1.5)
+                                  cwd=ROOT, env=bench.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert follow.stdout and follow.stdout.readline() == "begun\n"
+        time.sleep(0.5)
         assert follow.poll() is None, "it waits for more"
         follow.send_signal(signal.SIGINT)
-        assert follow.wait(10) == 130 and "Traceback" not in (follow.stderr.read() if follow.stderr else "")
+        assert follow.wait(240) == 130 and "Traceback" not in (follow.stderr.read() if follow.stderr else "")
         assert launcher.poll() is None
     finally:
         os.killpg(launcher.pid, signal.SIGINT)
-        launcher.communicate(timeout=60)
+        launcher.communicate(timeout=240)

@@ -29,7 +29,7 @@ def test_one_that_dies_leaves_its_neighbours_alone_and_its_seat_to_the_next(tmp_
     until("the others to be over", lambda: study.causes()["last"] == ["done"])
     assert study.causes() == {"first": [None], "die": ["killed"], "raise": ["exception"], "last": ["done"]}  # the first has its seat still
     study.shut("first", shut=False)
-    said, _ = worker.communicate(timeout=60)
+    said, _ = worker.communicate(timeout=240)
     assert worker.returncode == 1, said  # two are left for another worker
     check_results(study, "first", "last")
     assert len({process for _, process in notes(tmp_path)}) == 4
@@ -86,7 +86,7 @@ def test_one_that_is_cancelled_ends_and_the_others_do_not_notice(tmp_path: Path)
     until("its end", lambda: study.causes()["b"] == ["cancelled"])
     study.shut("a", shut=False)
     study.shut("c", shut=False)
-    worker.communicate(timeout=60)
+    worker.communicate(timeout=240)
     assert study.causes() == {"a": ["done"], "b": ["cancelled"], "c": ["done"]}
     check_results(study, "a", "c")
 
@@ -129,7 +129,7 @@ def test_one_that_is_over_first_has_its_result_at_once(tmp_path: Path) -> None:
     check_results(study, "short")
     assert study.causes()["long"] == [None]
     worker.send_signal(signal.SIGTERM)
-    worker.communicate(timeout=60)
+    worker.communicate(timeout=240)
     assert study.causes() == {"short": ["done"], "long": ["interrupted"]}
     study.run(fuse=2)
     check_results(study, "long")
@@ -141,7 +141,7 @@ def test_when_one_is_cancelled_the_others_go_on_at_once_in_another_attempt(tmp_p
     worker = study.begin(fuse=3)
     until("the last epoch", lambda: study.epochs("c") == [1, 2])
     study.store.write_cancel({study.ids["b"]: 1})
-    said, _ = worker.communicate(timeout=60)  # who is told to stop does not wait at the gate
+    said, _ = worker.communicate(timeout=240)  # who is told to stop does not wait at the gate
     assert study.causes() == {"a": ["interrupted", "done"], "b": ["cancelled"], "c": ["interrupted", "done"]}, said
     assert [what for what, _ in notes(tmp_path)] == ["probe 3", "fused a,b,c", "probe 2", "fused a,c"]
     check_results(study, "a", "c")
@@ -261,7 +261,7 @@ def test_a_slot_whose_worker_died_is_filled_though_others_may_begin_what_is_left
         until("the results of all others", lambda: all(bench.store.result(ids[mode]) for mode in "bcde"))
         assert not bench.store.result(ids["a"])
         (tmp_path / "shut-a").unlink()
-        said, _ = launcher.communicate(timeout=60)
+        said, _ = launcher.communicate(timeout=240)
     finally:
         launcher.kill()
         for gate in tmp_path.glob("shut-*"):
@@ -363,7 +363,7 @@ def test_one_job_runs_three_at_once_and_goes_on_with_all_when_it_is_put_back(tmp
         cluster.run("scontrol", "requeue", job_id)
         bench.wait_for("trials/*/a001.jsonl", count=3)
         bench.mended.touch()
-        said, _ = launcher.communicate(timeout=120)
+        said, _ = launcher.communicate(timeout=240)
     finally:
         launcher.kill()
     assert launcher.returncode == 0, said

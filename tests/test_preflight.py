@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ def ask(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     """Makes a preflight; (exit status, what each check says, with its mark). Fails when anything of it stays on the disk."""
     monkeypatch.setenv("HARNESS_DATA", os.path.relpath(data))  # as ./data is when nothing is set; a node starts elsewhere
 
-    def made(cluster: Cluster | None, resources: str = "", profile: Profile = SITE, *, study: str = "runs/mine", start_s: float = 60,
+    def made(cluster: Cluster | None, resources: str = "", profile: Profile = SITE, *, study: str = "runs/mine", start_s: float = 180,
              ) -> tuple[int, dict[str, str]]:
         if cluster:
             monkeypatch.setenv("SLURM_CONF", str(cluster.slurm_conf))
@@ -177,7 +178,7 @@ def test_a_folder_that_nodes_do_not_see(cluster: Cluster, tmp_path: Path, data: 
             "sys.exit(preflight(read_grid(grid), Path(sys.argv[2]), Profile(), grid_path=grid))")
     done = subprocess.run(["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$1" && shift && exec "$@"', "sh", str(runs),
                            sys.executable, "-c", code, str(grid), str(runs / "mine")], cwd=ROOT, capture_output=True, text=True,
-                          env={**cluster.environment(), "HARNESS_DATA": str(data)}, timeout=120, check=False)
+                          env={**cluster.environment(), "HARNESS_DATA": str(data)}, timeout=240, check=False)
     if "unshare" in done.stderr or "mount" in done.stderr:
         pytest.skip(f"no mounts of one's own here: {done.stderr}")
     assert done.returncode == 1, done.stderr
@@ -197,11 +198,14 @@ def test_a_queue_that_does_not_move(cluster: Cluster, ask: Ask, tmp_path: Path, 
         code = ("from pathlib import Path; from harness.grid import parse_grid; from harness.preflight import preflight; "
                 f"from harness.profile import Profile; preflight(parse_grid({GRID!r}), Path({str(tmp_path / 'runs')!r}), Profile(), "
                 "grid_path=Path('x'))")
-        asking = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**cluster.environment(), "HARNESS_DATA": str(data)},
-                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        sbatch = tmp_path / "sbatch"  # as where everything is slow: the job is there, and its number is not known yet
+        sbatch.write_text(f'#!/bin/bash\n{shutil.which("sbatch")} "$@" || exit\nsleep 2\n')
+        sbatch.chmod(0o755)
+        slow = {**cluster.environment(), "HARNESS_DATA": str(data), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        asking = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=slow, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until("its job", lambda: left(cluster))
         os.kill(asking.pid, signal.SIGINT)
-        assert asking.wait(timeout=30) != 0
+        assert asking.wait(timeout=180) != 0
         assert not left(cluster) and not (tmp_path / "runs").exists()
     finally:
         cluster.run("scontrol", "update", "nodename=n1,n2", "state=resume")

@@ -32,7 +32,7 @@ def copy_of_this_repository(folder: Path) -> None:
         subprocess.run(["git", *command.split()], cwd=folder, check=True)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_quick_start(cluster: Cluster, tmp_path: Path) -> None:
     source, home, clone = tmp_path / "source", tmp_path / "home", tmp_path / "clone"
     copy_of_this_repository(source)
@@ -42,7 +42,7 @@ def test_quick_start(cluster: Cluster, tmp_path: Path) -> None:
     def give(*lines: str, folder: Path) -> str:
         """What a shell prints for these commands, which must all succeed."""
         done = subprocess.run(["bash", "-e"], input="\n".join(lines) + "\n", cwd=folder, env={**own, "HOME": str(home)}, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=300)
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=600)
         assert done.returncode == 0, done.stdout
         return done.stdout
 
@@ -51,7 +51,7 @@ def test_quick_start(cluster: Cluster, tmp_path: Path) -> None:
     give(f"git clone -q {source} {clone}", f"ln -s {ROOT}/.venv {clone}/.venv", folder=tmp_path)  # the set-up is what these tests run in
     said = give(*lines[:6], folder=clone)
     results = clone / "runs" / "digits" / "trials.parquet"
-    until("the detached study to be over", lambda: not cluster.run("squeue", "-h").stdout and results.exists(), timeout_s=150)
+    until("the detached study to be over", lambda: not cluster.run("squeue", "-h").stdout and results.exists(), timeout_s=300)
     said += give(lines[0], *lines[6:], "python -m harness.status digits --json > status.json", folder=clone)
     assert "done 9" in said and "submitted the launcher as job" in said, said
     assert json.loads((clone / "status.json").read_text())

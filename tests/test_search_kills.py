@@ -29,13 +29,13 @@ GRIDS: dict[str, dict[str, Any]] = {
 
 def until(ready: Callable[[], bool]) -> None:
     """Waits for what a launcher gets done, or has done before."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not ready():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", GRIDS)
 def test_launcher_killed_at_30_random_moments(name: str, tmp_path: Path) -> None:
     plain = SearchBench(tmp_path / "undisturbed", Warm()).search(**GRIDS[name])

@@ -123,7 +123,7 @@ def ended(quiet: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cau
         quiet.run("scancel", study.job_of(how))
     out_of_memory(quiet, study.job_of("out of memory"))
     quiet.run("scancel", study.job_of("cancelled twice", attempt=1))
-    said, _ = launcher.communicate(timeout=120)
+    said, _ = launcher.communicate(timeout=240)
     assert launcher.returncode == 1, said
     return study, said
 
@@ -167,7 +167,7 @@ def test_a_trial_that_gets_nowhere_in_its_time_is_given_up(quiet: Cluster, tmp_p
     launcher = study.start()
     for attempt in (0, 1):
         quiet.run("scancel", "--batch", "--signal=USR2", study.job_of("told", attempt))
-    said, _ = launcher.communicate(timeout=60)
+    said, _ = launcher.communicate(timeout=240)
     assert launcher.returncode == 1 and "time_limit" in said, said
     assert (study.causes(), study.status()) == ({"told": ["time_limit", "time_limit"]}, {"told": "failed"})
 
@@ -205,7 +205,7 @@ def test_a_waiting_job_is_cancelled_as_often_as_the_grid_allows(quiet: Cluster, 
     for batch in (0, 1):
         study.wait_for(f"submit/{batch:03d}.job.json")
         quiet.run("scancel", str(study.store.batches()[batch].job_id))
-    said, _ = launcher.communicate(timeout=60)
+    said, _ = launcher.communicate(timeout=240)
     assert launcher.returncode == 1 and "cancelled in the queue more than 1 times" in said, said
     assert (study.status()["fine"], study.attempts(), len(study.store.batches())) == ("cancelled", 0, 2)
     study.site().finish("--retry")
@@ -286,7 +286,7 @@ def test_a_disk_without_a_byte_left(quiet: Cluster, tmp_path: Path) -> None:
         with (folder / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError):
             while True:
                 filler.write(b"x" * 1024)
-        said, _ = launcher.communicate(timeout=60)
+        said, _ = launcher.communicate(timeout=240)
         assert launcher.returncode == 1 and "no space left" in said and "nothing that was finished is lost" in said, said
         before = {path: path.read_bytes() for path in study.store.root.glob("trials/*/result.json")}
         study.wait_for_queue()

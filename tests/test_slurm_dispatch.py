@@ -1,5 +1,6 @@
 """Studies on a real Slurm: what is submitted, as what, with which environment, and how much of it at once."""
 
+import itertools
 import json
 import os
 import re
@@ -34,6 +35,9 @@ if os.environ.get("SPY_LATE") and "SLURM_PROCID" in os.environ:
 
 def train(trial, context):
     began = time.time()
+    (SEEN / f"began-{os.getpid()}").touch()
+    while len(list(SEEN.glob("began-*"))) < trial.config["together"]:
+        time.sleep(0.05)
     time.sleep(trial.config["pause"])
     if trial.config["fails"] == "by a signal" and context.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -59,8 +63,9 @@ class Spied(SlurmBench):
         (folder / "spy_job.py").write_text(SPY)
         self.environment["SPY"] = str(self.seen)
 
-    def trials(self, count: int, *, pause: float = 0.0, fails: str = "", slurm: str = "", retry: str = "canary = 0") -> "Spied":
-        """Writes the grid: `count` seeds of one variant."""
+    def trials(self, count: int, *, pause: float = 0.0, fails: str = "", slurm: str = "", retry: str = "canary = 0",
+               together: int = 1) -> "Spied":
+        """Writes the grid: `count` seeds of one variant, the first of which wait until `together` have begun."""
         self.grid.write_text(f"""
 [study]
 name = "spied"
@@ -71,6 +76,7 @@ run = "spy_job:train"
 metrics = ["score"]
 [fixed]
 pause = {pause}
+together = {together}
 fails = "{fails}"
 [compare]
 width = [1]
@@ -199,15 +205,22 @@ def limited() -> Iterator[Cluster]:
         yield cluster
 
 
+MARKS = itertools.count(1000)
+"""Limits on running jobs that nothing comes to."""
+
+
 def set_limits(cluster: Cluster, *what: str) -> None:
-    done = cluster.run("sacctmgr", "-i", "modify", *what)
-    assert done.returncode == 0, done.stdout + done.stderr
-    time.sleep(0.5)  # slurmdbd tells the controller
+    """Changes limits and waits until the controller knows. It does not show them all, but it does show what is changed after them."""
+    mark = f"GrpJobs={next(MARKS)}"
+    for change in (what, ("user", "root", "set", mark)):
+        done = cluster.run("sacctmgr", "-i", "modify", *change)
+        assert done.returncode == 0, done.stdout + done.stderr
+    until("the controller to know the limits", lambda: f" {mark}(" in cluster.run("scontrol", "show", "assoc_mgr", "flags=assoc").stdout)
 
 
 def test_arrays_are_split_and_no_more_run_at_once_than_the_grid_allows(tmp_path: Path, limited: Cluster) -> None:
     """14 jobs where MaxArraySize is 6, `running` divided over the three arrays."""
-    spied = Spied(tmp_path, limited).trials(27, pause=0.2, slurm="running = 5\ntrials_per_job = 2")
+    spied = Spied(tmp_path, limited).trials(27, pause=0.2, together=2, slurm="running = 5\ntrials_per_job = 2")
     spied.finish()
     assert [(batch.workers, batch.settings["parallelism"]) for batch in spied.store.batches()] == [(6, 2), (6, 2), (2, 1)]
     assert len(spied.runs()) == 27 and 2 <= spied.most_at_once() <= 5 and spied.imports() == 14
@@ -286,7 +299,7 @@ def test_a_rank_that_dies_ends_the_others(fails: str, said_of_it: str, spied: Sp
     """Rank 0 would go on for four minutes, and is killed; what counts is how rank 1 ended. Slurm sees that the job failed."""
     status, said = spied.trials(1, fails=fails, slurm="nodes = 2", retry="killed = 0").run()
     assert status == 1 and re.search(said_of_it, said), said
-    until("both nodes to be free", lambda: set(spied.cluster.node_states().values()) == {"idle"}, timeout_s=20)
+    until("both nodes to be free", lambda: set(spied.cluster.node_states().values()) == {"idle"}, timeout_s=100)
     number = f"{spied.store.batches()[0].job_id}_0"
     ended = until("the accounting to know", lambda: spied.cluster.run("sacct", "-nXP", "-j", number, "-o", "State,ExitCode").stdout.strip())
     assert ended == "FAILED|1:0"
@@ -313,7 +326,7 @@ def test_workers_import_what_was_submitted(spied: Spied, drained: Cluster) -> No
     launcher = spied.hand_in()
     (spied.folder / "spy_job.py").write_text(SPY.replace("VERSION = 1", "VERSION = 2"))
     resume(drained)
-    said, _ = launcher.communicate(timeout=60)
+    said, _ = launcher.communicate(timeout=240)
     assert launcher.returncode == 0, said
     assert pd.read_parquet(spied.store.table_file("trials"))["score"].tolist() == [1.0]
     assert spied.runs()[0]["path"].startswith(str(spied.store.root / "code"))
@@ -367,12 +380,15 @@ def test_a_finished_job_that_is_started_again_runs_nothing(spied: Spied) -> None
 
 
 def test_a_job_that_is_requeued_goes_on_with_what_is_left(tmp_path: Path, cluster: Cluster) -> None:
-    bench = SlurmBench(tmp_path, cluster).toy(seeds="[0, 1, 2]", epochs=4, pause=0.3).add("[slurm]\ntrials_per_job = 3")
+    """The second of three trials is under way."""
+    bench = SlurmBench(tmp_path, cluster).hold("trial.seed > 0").toy(seeds="[0, 1, 2]", epochs=4).add("[slurm]\ntrials_per_job = 3")
     launcher = bench.start()
     bench.wait_for("trials/*/result.json")
     bench.wait_for("trials/*/a000.jsonl", count=2)
     assert cluster.run("scontrol", "requeue", f"{bench.store.batches()[0].job_id}_0").returncode == 0
-    said, _ = launcher.communicate(timeout=100)
+    bench.wait_for("trials/*/a001.jsonl")
+    bench.mended.touch()
+    said, _ = launcher.communicate(timeout=240)
     assert launcher.returncode == 0, said
     attempts = pd.read_parquet(bench.store.table_file("attempts"))
     assert sorted(attempts["attempt"]) == [0, 0, 0, 1] and len(bench.store.batches()) == 1, said

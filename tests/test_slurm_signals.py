@@ -7,6 +7,7 @@ a fixture in which several studies meet their fate at once, and its tests look a
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Tables:
         (bench.folder / "go").touch()
         studies[seeds, ranks] = bench, bench.start()
     for _, launcher in studies.values():
-        said, _ = launcher.communicate(timeout=120)
+        said, _ = launcher.communicate(timeout=240)
         assert launcher.returncode == 0, said
     return {which: bench.tables() for which, (bench, _) in studies.items()}
 
@@ -56,7 +57,7 @@ class Faults:
         os.kill(next(pid for pid in self.two.processes() if environment(pid).get("SLURM_PROCID") == "1"), signal.SIGKILL)
         for study in (self.two, self.limited, self.limited_two):
             study.end()
-        self.said_of_deaf, _ = deaf.communicate(timeout=120)
+        self.said_of_deaf, _ = deaf.communicate(timeout=240)
         self.status_of_deaf = deaf.returncode
 
     def harm_four(self, cluster: Cluster) -> None:
@@ -68,8 +69,9 @@ class Faults:
         os.kill(workers[four.job(1)], signal.SIGKILL)
         os.kill(children(workers[four.job(2)])[0], signal.SIGKILL)
         self.signalled_at = time.time()
-        for _ in range(5):
-            cluster.run("scancel", "--signal=USR2", "--full", four.job(3))
+        storm = ["scancel", "--signal=USR2", "--full", four.job(3)]
+        for each in [subprocess.Popen(storm, env=cluster.environment()) for _ in range(5)]:  # at once: none is to meet the second attempt
+            each.wait()
         four.wait_until("a second attempt at every trial", "trials/*/a001.jsonl")
 
     def start_again(self, cluster: Cluster) -> None:
@@ -165,7 +167,7 @@ def test_a_finished_job_that_is_started_again_changes_nothing(faults: Faults) ->
 def test_nothing_is_left_on_the_nodes(faults: Faults) -> None:
     """Neither by jobs that ended by themselves nor by those that were killed."""
     for study in (faults.limited, faults.limited_two, faults.four, faults.two):
-        until(f"the end of all processes of {study.store.root}", lambda study=study: not study.processes(), timeout_s=15)
+        until(f"the end of all processes of {study.store.root}", lambda study=study: not study.processes(), timeout_s=60)
 
 
 # ---------------------------------------------------------------------------------------------------------------------- preemption
@@ -252,7 +254,7 @@ class DeadNodes:
             study.wait_for_progress()
         cluster.send(node, "kill")
         cluster.crash(other)
-        until("both nodes to be given up", lambda: all("down" in state for state in cluster.node_states().values()), timeout_s=90)
+        until("both nodes to be given up", lambda: all("down" in state for state in cluster.node_states().values()))
         cluster.start(other)
         self.cut_off.wait_until("a second attempt", "trials/*/a001.jsonl")
         self.nodes = {environment(pid).get("SLURMD_NODENAME") for pid in self.cut_off.processes()}
@@ -282,7 +284,8 @@ def test_a_copy_that_was_cut_off_writes_nothing_more(dead_nodes: DeadNodes, undi
     assert study.causes() == ["superseded", "done"]
     first, second = study.events()
     begun = second[0]["time"]
-    assert [event["event"] for event in first if event["time"] > begun and event["event"] != "epoch"] == ["end"]
+    *written, end = [event["event"] for event in first if event["time"] > begun and event["event"] != "epoch"]
+    assert end == "end" and len(written) <= 1  # a checkpoint that was being written at that moment
     assert study.tables() == undisturbed[1, 1]
 
 
@@ -291,12 +294,14 @@ def test_a_copy_that_was_cut_off_writes_nothing_more(dead_nodes: DeadNodes, undi
 
 def test_a_warning_before_python_listens_is_not_its_end(cluster: Cluster, tmp_path: Path) -> None:
     """It comes while the profile's setup runs; SIGUSR1 and SIGUSR2 would end a shell."""
-    study = SlurmBench(tmp_path, cluster).toy().site(f'setup = ["touch {tmp_path}/setup", "sleep 2"]')
+    setup = [f"touch {tmp_path}/setup", f"until [ -e {tmp_path}/told ]; do sleep 0.1; done", "sleep 2"]  # so long may signals take
+    study = SlurmBench(tmp_path, cluster).toy().site(f"setup = {setup}")
     launcher = study.hand_in()
     until("the setup", (tmp_path / "setup").exists)
     for name in ("USR1", "USR2"):
         assert cluster.run("scancel", "--batch", f"--signal={name}", str(study.store.batches()[0].job_id)).returncode == 0
-    said, _ = launcher.communicate(timeout=60)
+    (tmp_path / "told").touch()
+    said, _ = launcher.communicate(timeout=240)
     assert (launcher.returncode, study.attempts(), len(study.store.batches())) == (0, 1, 1), said
 
 
@@ -311,19 +316,19 @@ def test_warnings_from_the_first_moment_on(cluster: Cluster, tmp_path: Path) -> 
             os.kill(shell, signal.SIGUSR2)  # scancel would wait for seconds while the job is in transition
             time.sleep(0.02)
         os.kill(shell, signal.SIGUSR2)
-    said, _ = launcher.communicate(timeout=60)
+    said, _ = launcher.communicate(timeout=240)
     assert launcher.returncode == 0, said
     assert job(cluster, str(study.store.batches()[0].job_id))["Restarts"] == "1"
     assert study.epochs() == 20
 
 
 def test_a_job_that_is_ended_while_it_sets_up_is_no_launch_failure(cluster: Cluster, tmp_path: Path) -> None:
-    study = SlurmBench(tmp_path, cluster).toy().site(f'setup = ["touch {tmp_path}/$SLURM_JOB_ID", "[ -e $TOY_MENDED ] || sleep 60"]')
+    study = SlurmBench(tmp_path, cluster).toy().site(f'setup = ["[ -e $TOY_MENDED ] || {{ touch {tmp_path}/$SLURM_JOB_ID; sleep 600; }}"]')
     study.add("[retry]\nlaunch_failure = 0")
     launcher = study.hand_in()
     number = study.store.batches()[0].job_id
     until("the setup", (tmp_path / f"{number}").exists)
     study.mended.touch()
     cluster.run("scancel", f"{number}")
-    said, _ = launcher.communicate(timeout=60)
+    said, _ = launcher.communicate(timeout=240)
     assert (launcher.returncode, study.attempts(), len(study.store.batches())) == (0, 1, 2), said

@@ -156,7 +156,8 @@ class Cluster:
     def launch(self, daemon: str, command: list[str]) -> None:
         """Runs what starts a daemon, marked and with nothing of the caller's environment. Raises ClusterError when it fails."""
         name, _, value = self.mark(daemon).partition("=")
-        environment = {"PATH": ADMIN_PATH, "HOME": "/root", "LANG": "C.UTF-8", "SLURM_CONF": str(self.slurm_conf), name: value}
+        environment = {"PATH": ADMIN_PATH, "HOME": "/root", "LANG": "C.UTF-8", "SLURM_CONF": str(self.slurm_conf), name: value,
+                       "TMPDIR": str(self.folder / "run")}  # a database that starts removes from there what another is just using
         with (self.folder / "log" / f"{daemon}.start").open("ab") as output:
             done = subprocess.run(command, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output, umask=0o022,
                                   timeout=120, check=False)
@@ -194,9 +195,10 @@ class Cluster:
         """What a power cut does: everything on these nodes is killed at once, the jobs too. Takes other daemons as well."""
         deadline = time.monotonic() + 10
         while (found := self.processes(*daemons)) and time.monotonic() < deadline:
-            for pid in found:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: none of them sees another die, and tells the controller
+                for pid in found:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
             time.sleep(0.05)
 
     # ------------------------------------------------------------------------------------------------------------- up, down
@@ -232,7 +234,7 @@ class Cluster:
                     self.run("sacctmgr", "-i", "add", "cluster", "devcluster")  # before the controller, which wants to know its resources
                 self.start(daemon)
             self.resume_nodes()
-            wait_for("That both nodes are ready", self.nodes_ready, timeout_s=60, look=f"{self.folder}/log")
+            wait_for("That both nodes are ready", self.nodes_ready, look=f"{self.folder}/log")
             return bool(missing)
 
     def choose(self, options: dict[str, bool | int]) -> None:

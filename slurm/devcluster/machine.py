@@ -14,14 +14,14 @@ from pathlib import Path
 ADMIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOSTS = Path("/etc/hosts")
 PACKAGES_LOCK = Path("/var/lock/harness-devcluster-packages")
-PORTS = range(17000, 32000, 10)  # below the ports that Linux gives to outgoing connections
+PORTS = range(17000, 32000, 5)  # below the ports that Linux gives to outgoing connections
 
 
 class ClusterError(Exception):
     """What could not be done, where to look, and what to do next."""
 
 
-def wait_for(what: str, ready: Callable[[], bool], *, timeout_s: float = 30, look: str = "") -> None:
+def wait_for(what: str, ready: Callable[[], bool], *, timeout_s: float = 120, look: str = "") -> None:
     """Waits until ready() is true. Raises ClusterError, which names `what` and the file to `look` into, when it does not become so."""
     deadline = time.monotonic() + timeout_s
     while not ready():
