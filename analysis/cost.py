@@ -3,8 +3,8 @@
 An attempt costs the time from its start to its end, not only that of the epochs it reported: reading data, building the network, an epoch
 that was cut off in the middle and writing checkpoints hold a GPU as well. Trials that were trained as one program share its time evenly.
 `train_s` and `epoch_s` are each trial's own part of such a program already (`Member.took` in jobs/fused.py).
-
-The tables do not say how many workers sat on one GPU: where several do, side by side, each counts as a whole one.
+Where several are side by side on one GPU, each has its part of it, busy or not; studies of earlier versions do not say so, and a GPU for
+each process is counted there.
 """
 
 import numpy as np
@@ -31,9 +31,9 @@ def per_trial(study: Study) -> pd.DataFrame:
     """What each trial cost, with all that was done twice because an attempt died.
 
     Returns:
-        trial_id, attempts, hours (from start to end of its attempts times their processes, divided by the trials of the same program; of
-        an attempt whose end nobody noted the time in whole epochs only), train_s (time in whole epochs), peak_memory_gb (largest of the
-        attempts; NaN when unknown), images_per_s (median of the attempts).
+        trial_id, attempts, hours (from start to end of its attempts times the GPUs or slots they held, divided by the trials of the same
+        program; of an attempt whose end nobody noted the time in whole epochs only), train_s (time in whole epochs), peak_memory_gb
+        (largest of the attempts; NaN when unknown), images_per_s (median of the attempts).
 
     Raises:
         NotForThisStudy: the study has no attempts, such as one that was read from a CSV file.
@@ -70,12 +70,12 @@ def per_epoch(study: Study) -> pd.DataFrame:
     out = pd.DataFrame({
         "trial_id": np.repeat(attempts["trial_id"].to_numpy(), lengths),
         "epoch": np.repeat(attempts["first_epoch"].to_numpy(dtype=int), lengths) + np.arange(len(seconds)) - np.repeat(firsts, lengths),
-        "hours": np.repeat(attempts["before"].to_numpy(), lengths) + within * np.repeat(attempts["ranks"].to_numpy(), lengths) / 3600})
+        "hours": np.repeat(attempts["before"].to_numpy(), lengths) + within * np.repeat(attempts["held"].to_numpy(), lengths) / 3600})
     return out.drop_duplicates(["trial_id", "epoch"], keep="last").sort_values(["trial_id", "epoch"], ignore_index=True)
 
 
 def spans(study: Study) -> pd.DataFrame:
-    """The attempts, with `ranks` and `train_s` known and `hours`, what each cost.
+    """The attempts, with `train_s` known, `held` (GPUs, or slots of a CPU that it held) and `hours`, what each cost.
 
     Raises:
         NotForThisStudy: the study has no attempts.
@@ -85,7 +85,9 @@ def spans(study: Study) -> pd.DataFrame:
         raise NotForThisStudy(f"{study.name} has no attempts.parquet, which says what trials cost")
     fused = attempts["fused"].astype(float).fillna(1) if "fused" in attempts else 1.0
     ranks, train_s = attempts["ranks"].astype(float).fillna(1), attempts["train_s"].astype(float).fillna(0)
+    gpus = attempts["gpus"].astype(float) if "gpus" in attempts else ranks
     wall_s = (attempts["ended"] - attempts["started"]).dt.total_seconds() / fused
     # a clock that was set back, or a program whose other trials left it early: never less than what was counted epoch by epoch
     held_s = wall_s.fillna(0).clip(lower=train_s)
-    return attempts.assign(ranks=ranks, train_s=train_s, hours=held_s * ranks / 3600)
+    held = gpus.where(gpus > 0, ranks)
+    return attempts.assign(train_s=train_s, held=held, hours=held_s * held / 3600)

@@ -101,7 +101,7 @@ class LocalExecutor:
         each = self.gpus_per_worker
         settings: dict[str, Any] = {"executor": self.kind, "ranks": self.local.ranks, "device": "cuda" if each else "cpu",
                                     "gpus": [free[place * each:(place + 1) * each] for place in range(workers)],
-                                    **({"gpus_per_trial": self.gpus_per_trial} if each and self.local.trials_per_gpu > 1 else {}),
+                                    "gpus_per_trial": self.gpus_per_trial,
                                     **({"fuse": self.local.fuse} if self.local.fuse > 1 else {})}
         if self.keep:
             settings |= {"cpus": self.local.cpus_per_trial, "after": [""] * workers}

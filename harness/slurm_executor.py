@@ -157,7 +157,7 @@ class SlurmExecutor:
                 "device": "cuda" if wanted.gpus_per_node else "cpu", "cpus_per_task": wanted.cpus_per_task,
                 "gpus_per_job": self.gpus_per_worker, "time_min": wanted.time_min,
                 "signal_s": signal_s(wanted, self.profile), "profile": self.profile.name,
-                **({"at_once": wanted.trials_per_gpu, "gpus_per_trial": self.gpus_per_trial} if wanted.trials_per_gpu > 1 else {}),
+                "gpus_per_trial": self.gpus_per_trial, **({"at_once": wanted.trials_per_gpu} if wanted.trials_per_gpu > 1 else {}),
                 **({"fuse": wanted.fuse} if wanted.fuse > 1 else {})}
 
     def _cluster_limits(self) -> tuple[int, int, bool]:

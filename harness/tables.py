@@ -35,14 +35,15 @@ _ATTEMPTS = pa.schema([
     ("trial_id", pa.string()), ("attempt", pa.int64()), ("cause", pa.string()), ("error", pa.string()),
     ("queued", _TIME), ("started", _TIME), ("ended", _TIME),
     ("host", pa.string()), ("pid", pa.int64()), ("worker", pa.string()), ("job_id", pa.string()),
-    ("device", pa.string()), ("gpu", pa.string()), ("ranks", pa.int64()), ("accumulate", pa.int64()), ("fused", pa.int64()),
+    ("device", pa.string()), ("gpu", pa.string()), ("gpus", pa.float64()), ("ranks", pa.int64()),
+    ("accumulate", pa.int64()), ("fused", pa.int64()),
     ("first_epoch", pa.int64()), ("last_epoch", pa.int64()), ("train_s", pa.float64()), ("images_per_s", pa.float64()),
     ("data_wait", pa.float64()), ("peak_memory_gb", pa.float64()), ("epoch_s", pa.list_(pa.float64())), ("test_opened", _TIME),
     ("commit", pa.string()), ("dirty", pa.bool_()), ("code", pa.string()), ("python", pa.string()), ("torch", pa.string())])
 
 _PREDICTIONS = pa.schema([("trial_id", pa.string()), ("image", pa.int32()), ("label", pa.int32()), ("predicted", pa.int32())])
 
-_OF_START = ("host", "pid", "worker", "job_id", "device", "ranks", "commit", "dirty", "code", "python", "torch")
+_OF_START = ("host", "pid", "worker", "job_id", "device", "gpus", "ranks", "commit", "dirty", "code", "python", "torch")
 """Columns of attempts that the attempt's first event holds."""
 
 

@@ -288,7 +288,7 @@ class Worker:
             return None
         print(f"{trial.id} attempt {attempt}", flush=True)
         log.write({"event": "start", "attempt": attempt, "time": time.time(), "queued": settings.get("queued"),
-                   "ranks": settings["ranks"], "device": settings["device"],
+                   "ranks": settings["ranks"], "device": settings["device"], "gpus": settings.get("gpus_per_trial"),
                    "accumulate": settings.get("accumulate", {}).get(trial.id, 1), **who, **settings["origin"]})
         failpoint("attempt.started")
         return Begun(trial=trial, attempt=attempt, log=log)

@@ -48,7 +48,8 @@ def test_as_many_workers_as_fit_take_from_all_trials(pending: int, living: int, 
     found = there.divide(4, TRIALS[:pending], {f"000-{n}": busy for n in range(living)})
     assert [(batch.number, batch.workers, batch.trials, batch.share) for batch in found] == (
         [(4, workers, TRIALS[:pending], 0)] if workers else [])
-    assert all(batch.settings == {"executor": "local", "ranks": 1, "device": "cpu", "gpus": [[]] * workers} for batch in found)
+    assert all(batch.settings == {"executor": "local", "ranks": 1, "device": "cpu", "gpus": [[]] * workers, "gpus_per_trial": 0}
+               for batch in found)
 
 
 def test_no_gpu_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:

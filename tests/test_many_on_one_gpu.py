@@ -219,7 +219,7 @@ def test_a_gpu_has_seats_for_several_workers(monkeypatch: pytest.MonkeyPatch) ->
     assert executor(monkeypatch, gpus="A,B", trials_per_gpu=3, running=4).slots == 4
     assert executor(monkeypatch, gpus="", trials_per_gpu=3).slots == 8
     alone = executor(monkeypatch, gpus="", trials_per_gpu=3).divide(0, TRIALS[:1], {})[0].settings
-    assert "gpus_per_trial" not in alone and alone["device"] == "cpu"
+    assert alone["gpus_per_trial"] == 0 and alone["device"] == "cpu"
 
 
 def test_workers_share_a_gpu_side_by_side(tmp_path: Path, data: Path) -> None:

@@ -25,7 +25,8 @@ MINE = ("curves", "curves_cost", "schedules", "progress", "isolation", "pareto",
 BEGIN = datetime.datetime(2026, 3, 2, 9, tzinfo=datetime.UTC)
 TIME = pa.timestamp("us", tz="UTC")
 ATTEMPTS = pa.schema([("trial_id", pa.string()), ("attempt", pa.int64()), ("cause", pa.string()), ("started", TIME), ("ended", TIME),
-                      ("device", pa.string()), ("ranks", pa.int64()), ("fused", pa.int64()), ("first_epoch", pa.int64()),
+                      ("device", pa.string()), ("gpus", pa.float64()), ("ranks", pa.int64()),
+                      ("fused", pa.int64()), ("first_epoch", pa.int64()),
                       ("last_epoch", pa.int64()), ("train_s", pa.float64()), ("images_per_s", pa.float64()),
                       ("peak_memory_gb", pa.float64()), ("epoch_s", pa.list_(pa.float64()))])
 
@@ -34,7 +35,8 @@ def attempt(trial: str, started_s: float, ended_s: float | None, *, first: int =
             **more: Any) -> dict[str, Any]:
     """A row of the attempts table; times are seconds since `BEGIN`."""
     return {"trial_id": trial, "attempt": number, "cause": "done", "started": BEGIN + datetime.timedelta(seconds=started_s),
-            "ended": None if ended_s is None else BEGIN + datetime.timedelta(seconds=ended_s), "device": "cpu", "ranks": 1, "fused": 1,
+            "ended": None if ended_s is None else BEGIN + datetime.timedelta(seconds=ended_s), "device": "cpu",
+            "gpus": None, "ranks": 1, "fused": 1,
             "first_epoch": first if len(epoch_s) else None, "last_epoch": first + len(epoch_s) - 1 if len(epoch_s) else None,
             "train_s": math.fsum(epoch_s), "epoch_s": list(epoch_s), **more}
 
@@ -110,7 +112,11 @@ def test_hours_are_of_what_was_held(tmp_path: Path) -> None:
     assert cost.scale(study, 3.0) == (1.0, "slot-hours")
     assert cost.scale(study, 1.0) == (60.0, "slot-minutes") and cost.scale(study, 0.01) == (3600.0, "slot-seconds")
     trial, = ids(study)
-    assert cost.unit(with_attempts(folder, [attempt(trial, 0, 60, device="cuda:0")])) == "GPU-hours"
+    shared = with_attempts(folder, [attempt(trial, 0, 60, device="cuda", gpus=0.25),
+                                    attempt(trial, 60, 120, number=1, device="cuda", ranks=2),
+                                    attempt(trial, 120, 180, number=2, ranks=3, gpus=0)])
+    assert cost.unit(shared) == "GPU-hours"  # a quarter of one, one for each process where nobody noted it, slots of a CPU
+    assert cost.per_trial(shared)["hours"].tolist() == pytest.approx([(0.25 + 2 + 3) * 60 / 3600])
     (folder / "attempts.parquet").unlink()
     with pytest.raises(NotForThisStudy, match=r"no attempts\.parquet"):
         cost.per_trial(load(folder))
