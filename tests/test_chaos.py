@@ -1,4 +1,4 @@
-"""A short chaos: 60 random faults on a real Slurm. `make chaos` deals out 300; `tests/chaos.py` says what they are and what must hold.
+"""A short chaos: 30 random faults on a real Slurm. `make chaos` deals out 300; `tests/chaos.py` says what they are and what must hold.
 And the verdict itself: it must see what it is there to see."""
 
 import json
@@ -28,8 +28,8 @@ def chaos(folder: Path, *options: str) -> "subprocess.Popen[str]":
 
 @pytest.mark.slurm
 @pytest.mark.timeout(1000)
-def test_sixty_faults(tmp_path: Path) -> None:
-    running = chaos(tmp_path / "chaos", "--faults", "60", "--trials", "40", "--seed", "60", "--limit-s", "800")
+def test_thirty_faults(tmp_path: Path) -> None:
+    running = chaos(tmp_path / "chaos", "--faults", "30", "--trials", "24", "--seed", "60", "--limit-s", "800")
     try:
         said, _ = running.communicate(timeout=960)
     finally:
