@@ -185,6 +185,7 @@ def _close(run: Any, now: Any, command_line: str) -> int:
     if run.stopping and not now.over:
         left = (f"{now.count('running')} run and {now.count('queued')} wait in Slurm without the launcher" if run.executor.leaves_workers
                 else "the others keep their progress")
+        left = f"{pruned} rest at a rung, {left}" if (pruned := now.count("pruned")) else left
         print(f"\nstopped; {now.count('done', 'infeasible')} of {len(now.status)} trials have a result, {left}\ngo on: {command_line}")
         if run.executor.leaves_workers:
             print(f"look: python -m harness.status {shlex.quote(root)}\nend them: python -m harness.cancel {shlex.quote(root)}")

@@ -1,6 +1,9 @@
 """Whole searches on this machine: what is proposed first and never twice, what is told, who wins, how often the test split is opened."""
 
+import os
+import re
 import shutil
+import signal
 from collections import Counter
 from pathlib import Path
 from statistics import fmean
@@ -228,6 +231,16 @@ def test_halving(tmp_path: Path, warm: Warm) -> None:  # noqa: F811
     kept = study.everything()
     launched(study)
     assert study.everything() == kept
+
+
+def test_what_rests_at_a_rung_is_counted_when_it_is_interrupted(tmp_path: Path, warm: Warm) -> None:  # noqa: F811
+    study = SearchBench(tmp_path, warm).search(epochs=9, trials=9, wave=9, pause=0.3, search="[search.halving]\nfirst = 1\nfactor = 3")
+    study.begin()
+    study.wait_for("trials/*/rung-00001.json", count=4)
+    os.kill(warm.pid, signal.SIGINT)
+    ended = warm.wait()
+    assert ended.status == 130 and "stopped; 0 of 9 trials have a result, " in ended.said, ended.said
+    assert re.search("[3-6] rest at a rung, the others keep their progress\n", ended.said), ended.said  # four, but some go on or come
 
 
 # --- starting from an earlier study ---------------------------------------------------------------------------------------------------
