@@ -115,12 +115,14 @@ def test_a_launcher_killed_during_sbatch(bench: SlurmBench, tmp_path: Path) -> N
 def test_sbatch_fails_and_submits_all_the_same(bench: SlurmBench, tmp_path: Path) -> None:
     """Its answer comes after more than the 10 s that it waits for one; the job is found by its name."""
     waiting_sbatch(bench, tmp_path)
-    launcher = bench.toy(seeds="[0, 1]").start()
+    launcher = bench.hold().toy(seeds="[0, 1]").start()
     until("sbatch to be called", (tmp_path / "called").exists)
     bench.cluster.send("slurmctld", "freeze")
     (tmp_path / "go").touch()
     until("sbatch to give up", lambda: (tmp_path / "status").exists() and (tmp_path / "status").read_text())
     bench.cluster.send("slurmctld", "thaw")
+    bench.wait_for("submit/000.job.json")
+    bench.mended.touch()
     said = said_by(launcher)
     assert (tmp_path / "status").read_text() == "1\n", said
     assert bench.attempts() == 2 and submitted(bench) == {"000": 1}, said
