@@ -134,6 +134,7 @@ def test_a_full_disk_at_the_launch(bench: Bench) -> None:
         assert bench.run()[0] == 0
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_before_the_result(bench: Bench) -> None:
     bench.toy(epochs=1, pause=2.0, seeds="[0, 1, 2]")
     with small_disk(bench.folder / "study", size_kb=8192):
@@ -284,6 +285,7 @@ def test_hostile_names_of_folders_are_only_names(name: str, tmp_path: Path, data
     assert not list(tmp_path.rglob("pwned")) and not Path("pwned").exists()
 
 
+@pytest.mark.slow
 def test_the_built_in_job_in_a_hostile_place(tmp_path: Path) -> None:
     folder = tmp_path / "a 'b' \"c\" ; touch pwned $(touch pwned)\n数"
     folder.mkdir()

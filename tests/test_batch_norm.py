@@ -89,7 +89,8 @@ def rank_of_norms(rank: int, rows: list[slice], folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("rows", [[slice(0, 4), slice(4, 7)], [slice(0, 7), slice(7, 7)]], ids=["uneven", "one empty"])
+@pytest.mark.parametrize("rows", [pytest.param([slice(0, 4), slice(4, 7)], id="uneven"),
+                                  pytest.param([slice(0, 7), slice(7, 7)], id="one empty", marks=pytest.mark.slow)])
 def test_two_ranks_equal_one_process_on_the_whole_batch(rows: list[slice], tmp_path: Path) -> None:
     expected = train_norms(network_of_norms(), rows=slice(0, 7))
     torch.multiprocessing.spawn(rank_of_norms, (rows, str(tmp_path)), nprocs=2)

@@ -30,7 +30,7 @@ def steps() -> list[str]:
     return sorted(found | {f"table.{name}.{when}" for name in tables for when in ("written", "linked")})
 
 
-FAST = ("batch.linked", "claim.linked", "attempt.created", "result.linked")
+FAST = ("batch.linked", "result.linked")
 ELSEWHERE = ("weights.", "checkpoint.", "cancel.", "job.", "end.", "rung.", "test.", "convert.")
 """Steps that an undisturbed local study of these short trials does not come by: tested below, those of a search in test_search_kills.py."""
 

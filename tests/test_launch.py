@@ -246,6 +246,7 @@ def test_a_second_launcher_is_refused(bench: Bench) -> None:
     assert len(bench.store.launchers()) == 1
 
 
+@pytest.mark.slow
 def test_a_changed_grid_needs_a_decision(bench: Bench) -> None:
     assert bench.toy(widths="[1, 2]").run()[0] == 0
     kept = {path.parent.name: path.read_bytes() for path in bench.store.root.glob("trials/*/result.json")}
