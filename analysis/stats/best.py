@@ -85,7 +85,7 @@ def sentence(places: pd.DataFrame, metric: str) -> str:
     note = f"; {left} not judged: seeds diverged, or are fewer than {stats.MIN_N}" if left else ""
     of, words = f"of {len(judged)} variants", stats.words(metric)
     if len(inside) == len(judged):
-        return f"which {of} is the best in {words} cannot be told: none is behind another once all comparisons are allowed for{note}"
+        return f"which {of} is the best in {words} cannot be told: none is behind another, each compared with all others at once{note}"
     if len(inside) == 1:
         return f"{inside[0]} is the best {of} in {words}, with 95 % confidence{note}"
     shown = ", ".join(inside[:5]) + (f" and {len(inside) - 5} more" if len(inside) > 5 else "")
