@@ -33,7 +33,7 @@ test-slurm: setup  ## brings Slurms up on this machine (Debian or Ubuntu, root),
 	@[ "$$(id -u)" = 0 ] || { echo 'make test-slurm starts a Slurm of its own and needs root: slurm/README.md' >&2; exit 1; }
 	@$(PY) -m pytest -q -m 'slurm and not exhaustive' -n 4 --dist loadfile
 
-test-exhaustive: setup  ## every algorithm's repetition and more; ten minutes, root
+test-exhaustive: setup  ## every search algorithm, every benchmark, 100,000 trials and more; root
 	@$(PY) -m pytest -q -m exhaustive -n 2
 
 chaos: setup  ## 300 random faults on 150 trials on a Slurm of its own (root); SEED=n repeats a run's faults

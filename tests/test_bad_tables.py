@@ -126,7 +126,7 @@ def test_sixty_parameters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.exhaustive
 def test_a_hundred_thousand_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_space(tmp_path / "s", trials=100_000, epochs=2)
     assert {"comparison", "search"} <= drawn(folder, capsys)

@@ -24,9 +24,9 @@ def bench(name: str, *options: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.slow
 @pytest.mark.timeout(960)
 @pytest.mark.parametrize(("name", "options"), [
-    ("loader", []), ("throughput", []), ("search", []), ("halving", []), ("confirm", []), ("barrier", []), ("analysis", []),
-    ("start", ["--no-slurm"]), pytest.param("start", [], marks=[pytest.mark.slurm, pytest.mark.exhaustive]),
-    pytest.param("launch", [], marks=pytest.mark.slurm)])
+    ("loader", []), ("search", []), ("halving", []), ("confirm", []), ("start", ["--no-slurm"]),
+    pytest.param("launch", [], marks=pytest.mark.slurm), pytest.param("start", [], marks=[pytest.mark.slurm, pytest.mark.exhaustive]),
+    *(pytest.param(name, [], marks=pytest.mark.exhaustive) for name in ("throughput", "barrier", "analysis"))])
 def test_a_quick_run_ends_with_its_verdict(name: str, options: list[str]) -> None:
     done = bench(name, "--rounds", "1", "--quick", *options)
     last = done.stdout.rstrip().splitlines()[-1]

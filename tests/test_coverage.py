@@ -113,7 +113,7 @@ def holds_the_best(n: int, *, arms: int, apart: float, rounds: int = 3000) -> tu
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", [pytest.param(n, marks=() if n == 5 else pytest.mark.exhaustive) for n in SIZES])
 def test_the_set_holds_the_best(n: int) -> None:
     """0.5 points of Monte Carlo error; variants that are all equal are the hardest."""
     for arms in (3, 8):

@@ -47,8 +47,13 @@ def test_all_steps_are_found() -> None:
     assert len(steps()) >= 46 and set(FAST) <= set(steps()) and all(any(s.startswith(part) for s in steps()) for part in ELSEWHERE)
 
 
-@pytest.mark.parametrize("step", [pytest.param(step, marks=() if step in FAST else pytest.mark.slow)
-                                  for step in steps() if not step.startswith(ELSEWHERE)])
+def _marks(step: str) -> list[pytest.MarkDecorator]:
+    """All tables are written by the same lines, so that the kills at one of them do for every day."""
+    of_another_table = step.startswith("table.") and not step.startswith("table.trials.")
+    return [] if step in FAST else [pytest.mark.slow, *([pytest.mark.exhaustive] if of_another_table else [])]
+
+
+@pytest.mark.parametrize("step", [pytest.param(step, marks=_marks(step)) for step in steps() if not step.startswith(ELSEWHERE)])
 def test_killed_once_at_each_step(step: str, undisturbed: Study, tmp_path: Path, data: Path) -> None:
     study = Study(tmp_path, data)
     token = tmp_path / "was-killed"
