@@ -152,6 +152,13 @@ class Bench:
             assert time.monotonic() < until, f"{count} x {pattern} never came"
             time.sleep(0.02)
 
+    def wait_for_workers(self, *, timeout_s: float = 180.0) -> None:
+        """Waits until the last worker on this machine has ended: one that comes late and finds nothing to do outlives the launcher."""
+        until, folder = time.monotonic() + timeout_s, str(self.store.submitit_folder).encode()
+        while any(folder in _cmdline(process) for process in Path("/proc").glob("[0-9]*")):
+            assert time.monotonic() < until, "a worker never ended"
+            time.sleep(0.05)
+
     def tables(self) -> dict[str, bytes]:
         """The tables that must not show what happened on the way; predictions are only there where the job kept some."""
         return {name: path.read_bytes() for name in ("trials", "epochs", "predictions") if (path := self.store.table_file(name)).exists()}
@@ -159,6 +166,14 @@ class Bench:
     def attempts(self) -> int:
         """How many attempts were ever begun."""
         return len(list(self.store.root.glob("trials/*/a*.jsonl")))
+
+
+def _cmdline(process: Path) -> bytes:
+    """What a process was started as; nothing when it has just ended."""
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _size(path: Path) -> int:

@@ -190,6 +190,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Bench:
     bench = Bench(tmp_path_factory.mktemp("ended"), data).toy(seeds="[0, 1]", modes='["fine", "raise"]')
     status, said = bench.run()
     assert status == 1, said
+    bench.wait_for_workers()  # they write into their logs
     return bench
 
 
