@@ -35,6 +35,7 @@ dropout = 0.2
 
 def refusal(bench: Bench, capsys: pytest.CaptureFixture[str]) -> str:
     """What a launch says that ends with 2 before anything is written."""
+    bench.wait_for_workers()
     before = sorted(bench.folder.rglob("*"))
     assert launch.main(bench.command()[3:]) == 2
     assert sorted(bench.folder.rglob("*")) == before

@@ -64,6 +64,7 @@ def test_the_same_command_again_runs_nothing(finished: Bench) -> None:
 
 
 def test_dry_run_of_a_finished_study_writes_nothing(finished: Bench) -> None:
+    finished.wait_for_workers()
     before = sorted(finished.store.root.rglob("*"))
     status, said = finished.run("--dry-run")
     assert status == 0 and "[3 done, 0 to run]" in said and "nothing left to run" in said and "Nothing was submitted" in said
