@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,9 @@ def wait_for_state(cluster: Cluster, job_id: str, *states: str, timeout_s: float
 def wait_for_saved_jobs(cluster: Cluster) -> None:
     """Waits until the controller has written down the jobs that it has now. It does so five seconds late (SAVE_MAX_WAIT in Slurm's
     state_save.c), and a job that it had not written yet is gone when it is killed and comes back: a fault too, but another one."""
-    state = cluster.folder / "controller" / "job_state"
-    sbatch(cluster, "--hold", script="true")  # something to write down: else nothing might be for long
-    asked = time.time()
-    until("the controller to write its jobs down", lambda: state.exists() and state.stat().st_mtime > asked)
+    state, name = cluster.folder / "controller" / "job_state", f"last-{uuid.uuid4().hex}"
+    sbatch(cluster, "--hold", f"--job-name={name}", script="true")  # what is written with it was there before it
+    until("the controller to write its jobs down", lambda: state.exists() and name.encode() in state.read_bytes())
 
 
 def kill_controller(cluster: Cluster) -> None:
